@@ -1,0 +1,48 @@
+"""The array-backend abstraction: one contract, one module a backend.
+
+`load(name)` gives a backend, `profile(name)` the data a planner needs of it. Backends from other distributions are found
+through the entry-point group `aforo.backends`: each entry names a module with `PROFILE` and `create()`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
+from .contract import Backend, Profile
+
+GROUP = "aforo.backends"
+# Known without reading package metadata, which takes longer than importing NumPy.
+_BUILT_IN = {"cpu": "aforo_backends.numpy"}
+_created: dict[str, Backend] = {}
+
+
+def _entry_points() -> dict[str, str]:
+    from importlib.metadata import entry_points
+
+    return {entry.name: entry.value for entry in entry_points(group=GROUP)}
+
+
+def names() -> list[str]:
+    """The backends that can be asked for: built-in ones first, then those of other distributions."""
+    return [*_BUILT_IN, *sorted(set(_entry_points()) - set(_BUILT_IN))]
+
+
+def _module(name: str) -> ModuleType:
+    path = _BUILT_IN.get(name) or _entry_points().get(name)
+    if path is None:
+        raise LookupError(name)
+    return import_module(path)
+
+
+def profile(name: str) -> Profile:
+    """What a planner must know of the backend. LookupError if nothing of that name is installed."""
+    found: Profile = _module(name).PROFILE
+    return found
+
+
+def load(name: str) -> Backend:
+    """The backend of that name, made at its first use. LookupError if nothing of that name is installed."""
+    if name not in _created:
+        _created[name] = _module(name).create()
+    return _created[name]

@@ -1,0 +1,122 @@
+"""What a backend is.
+
+Plain data (`Profile`, `View`, `Instruction`) and one protocol (`Backend`). Nothing here imports an array library, so a
+plan for any backend can be made on a machine that has none of its hardware or software.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+
+ITEM_BYTES = {"float32": 4, "float64": 8, "int32": 4, "int64": 8, "bool": 1}
+
+
+def round_up(nbytes: int, multiple: int) -> int:
+    return -(-nbytes // multiple) * multiple
+
+
+@dataclass(frozen=True)
+class Reserve:
+    """Memory that libraries and drivers take outside what a framework allocates: how much, and where that was measured."""
+
+    name: str
+    nbytes: int
+    measured: str
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a planner must know of a backend, as data.
+
+    alignment        every value starts at a multiple of this many bytes
+    slack            bytes a storage takes beyond its size, so that its first value can start aligned
+    rounding         a storage takes a multiple of this many bytes
+    product_sums     sums over the leading axis run as a matrix product with a row of ones
+    reserve          what is taken outside the storages
+    """
+
+    name: str
+    alignment: int
+    slack: int
+    rounding: int
+    product_sums: bool
+    reserve: tuple[Reserve, ...] = ()
+
+    def footprint(self, nbytes: int) -> int:
+        """Bytes that a storage of `nbytes` takes from the allocator, padding included."""
+        return round_up(nbytes + self.slack, self.rounding) if nbytes else 0
+
+
+@dataclass(frozen=True)
+class View:
+    """A strided window on a storage. `offset` and `strides` are in bytes."""
+
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One operation: its name, its constants, and how it looks at each operand."""
+
+    op: str
+    inputs: tuple[View, ...]
+    output: View
+    scratch: tuple[View, ...] = ()
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+class Storage(Protocol):
+    """One block of memory, freed when the last reference to it goes."""
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes taken from the allocator."""
+
+
+class Backend(Protocol):
+    """Memory, copies and kernels of one kind of device.
+
+    Kernels write into outputs that were planned for them, return nothing and never allocate.
+    """
+
+    profile: Profile
+
+    def open(self, nbytes: int) -> Storage:
+        """A new storage with room for `nbytes`, its contents undefined."""
+
+    def view(self, storage: Storage, view: View) -> Any:
+        """The backend's own array over that part of the storage. Copies nothing."""
+
+    def copy_in(self, array: Any, values: np.ndarray[Any, Any] | float) -> None:
+        """Write host values into one of the backend's arrays: an array of its shape, or one number for all."""
+
+    def copy_out(self, array: Any) -> np.ndarray[Any, Any]:
+        """A new host array with the values of one of the backend's arrays."""
+
+    def gather(self, array: Any, values: np.ndarray[Any, Any], rows: np.ndarray[Any, Any]) -> None:
+        """Write `values[rows]` into one of the backend's arrays."""
+
+    def compile(
+        self, instruction: Instruction, inputs: Sequence[Any], output: Any, scratch: Sequence[Any]
+    ) -> Callable[[], object]:
+        """A call without arguments that runs the instruction on these arrays."""
+
+    def program(self, calls: Sequence[Callable[[], object]]) -> Callable[[], None]:
+        """A call without arguments that runs all of them, in order."""
+
+    def synchronize(self) -> None:
+        """Wait until everything queued has run."""
+
+    def allocated(self) -> int:
+        """Bytes that open storages hold now."""
+
+    def allocations(self) -> int:
+        """How many storages were ever opened."""

@@ -1,0 +1,199 @@
+"""The CPU backend: NumPy.
+
+Every kernel is a NumPy call with its output given. What allocates even so (`np.where`, `take` in its default mode, mixed
+dtypes, partly overlapping operands) is not used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from .contract import Backend, Instruction, Profile, Reserve, Storage, View
+
+# A weight that does not start on a cache line made its update three times slower with two BLAS threads.
+PROFILE = Profile(
+    name="cpu",
+    alignment=64,
+    slack=63,
+    rounding=1,
+    product_sums=True,
+    reserve=(Reserve("OpenBLAS work buffers", 3_645_440, "2 threads, NumPy 2.4, by ci/bench/reserve.py"),),
+)
+
+Array = np.ndarray[Any, Any]
+Call = Callable[[], object]
+
+
+def create() -> Backend:
+    return NumpyBackend()
+
+
+class HostStorage:
+    """One aligned block of host memory."""
+
+    __slots__ = ("_owner", "_start", "block")
+
+    def __init__(self, owner: NumpyBackend, nbytes: int) -> None:
+        self.block = np.empty(PROFILE.footprint(nbytes), np.uint8)
+        self._start = -self.block.ctypes.data % PROFILE.alignment
+        self._owner = owner
+        owner.held += self.block.nbytes
+        owner.opened += 1
+
+    def __del__(self) -> None:
+        self._owner.held -= self.block.nbytes
+
+    @property
+    def nbytes(self) -> int:
+        return self.block.nbytes
+
+    def array(self, view: View) -> Array:
+        return np.ndarray(view.shape, view.dtype, self.block, self._start + view.offset, view.strides)
+
+
+class NumpyBackend:
+    profile = PROFILE
+
+    def __init__(self) -> None:
+        self.held = 0
+        self.opened = 0
+
+    def open(self, nbytes: int) -> HostStorage:
+        return HostStorage(self, nbytes)
+
+    def view(self, storage: Storage, view: View) -> Array:
+        assert isinstance(storage, HostStorage)
+        return storage.array(view)
+
+    def copy_in(self, array: Array, values: Array | float) -> None:
+        np.copyto(array, values, casting="same_kind")
+
+    def copy_out(self, array: Array) -> Array:
+        return np.array(array)
+
+    def gather(self, array: Array, values: Array, rows: Array) -> None:
+        # Rows are validated by the caller; "clip" is the one mode that needs no buffer.
+        np.take(values, rows, axis=0, out=array, mode="clip")
+
+    def compile(self, instruction: Instruction, inputs: Sequence[Array], output: Array, scratch: Sequence[Array]) -> Call:
+        build = _KERNELS.get(instruction.op)
+        if build is not None:
+            return build(instruction, inputs, output)
+        ufunc = getattr(np, instruction.op, None)
+        if not isinstance(ufunc, np.ufunc):
+            raise LookupError(f"the NumPy backend has no kernel for {instruction.op!r}")
+        return partial(ufunc, *map(_unbroadcast, inputs), out=output)
+
+    def program(self, calls: Sequence[Call]) -> Callable[[], None]:
+        calls = tuple(calls)
+
+        def run() -> None:
+            with np.errstate(all="ignore"):
+                for call in calls:
+                    call()
+
+        return run
+
+    def synchronize(self) -> None:
+        pass
+
+    def allocated(self) -> int:
+        return self.held
+
+    def allocations(self) -> int:
+        return self.opened
+
+
+def _unbroadcast(array: Array) -> Array:
+    """Drop leading broadcast axes: NumPy restores them, and its loops are quicker on the smaller array."""
+    while array.ndim and array.strides[0] == 0:
+        array = array[0, ...]  # the ellipsis keeps a view: without it the last step would copy a number out
+    return array
+
+
+def _reduction(ufunc: np.ufunc) -> Callable[[Instruction, Sequence[Array], Array], Call]:
+    def build(instruction: Instruction, inputs: Sequence[Array], output: Array) -> Call:
+        return partial(ufunc.reduce, inputs[0], axis=instruction.attributes["axes"], out=output)
+
+    return build
+
+
+# np.dot starts sooner, np.matmul keeps both threads busy; they cross at about this many multiply-adds.
+_SMALL_PRODUCT = 40_000
+
+
+def _matmul(instruction: Instruction, inputs: Sequence[Array], output: Array) -> Call:
+    a, b = inputs
+    if a.ndim == 2 and output.flags.c_contiguous and (len(a) == 1 or output.size * a.shape[1] <= _SMALL_PRODUCT):
+        return partial(np.dot, a, b, output)
+    return partial(np.matmul, a, b, out=output)
+
+
+def _logistic(instruction: Instruction, inputs: Sequence[Array], output: Array) -> Call:
+    # 1 / (1 + exp(-x)): for a large negative x the exponential is inf and the result a true 0.
+    (x,) = inputs
+    negative, exp, add, reciprocal = np.negative, np.exp, np.add, np.reciprocal
+
+    def run() -> None:
+        negative(x, output)
+        exp(output, output)
+        add(output, 1.0, output)
+        reciprocal(output, output)
+
+    return run
+
+
+def _softplus(instruction: Instruction, inputs: Sequence[Array], output: Array) -> Call:
+    return partial(np.logaddexp, inputs[0], 0.0, out=output)
+
+
+def _copy(instruction: Instruction, inputs: Sequence[Array], output: Array) -> Call:
+    return partial(np.copyto, output, inputs[0], casting="unsafe")
+
+
+def _power(instruction: Instruction, inputs: Sequence[Array], output: Array) -> Call:
+    return partial(np.power, inputs[0], instruction.attributes["exponent"], out=output)
+
+
+def _guard(instruction: Instruction, inputs: Sequence[Array], output: Array) -> Call:
+    return partial(np.maximum, inputs[0], instruction.attributes["floor"], out=output)
+
+
+def _argmax(instruction: Instruction, inputs: Sequence[Array], output: Array) -> Call:
+    return partial(np.argmax, inputs[0], axis=instruction.attributes["axis"], out=output)
+
+
+def _concatenate(instruction: Instruction, inputs: Sequence[Array], output: Array) -> Call:
+    return partial(np.concatenate, list(inputs), axis=instruction.attributes["axis"], out=output)
+
+
+def _pad(instruction: Instruction, inputs: Sequence[Array], output: Array) -> Call:
+    (x,) = inputs
+    before, step = instruction.attributes["before"], instruction.attributes["step"]
+    window = output[tuple(slice(i, i + (n - 1) * s + 1, s) for i, n, s in zip(before, x.shape, step))]
+
+    def run() -> None:
+        output.fill(0)
+        np.copyto(window, x)
+
+    return run
+
+
+_KERNELS: dict[str, Callable[[Instruction, Sequence[Array], Array], Call]] = {
+    "sum": _reduction(np.add),
+    "amax": _reduction(np.maximum),
+    "argmax": _argmax,
+    "matmul": _matmul,
+    "logistic": _logistic,
+    "softplus": _softplus,
+    "copy": _copy,
+    "cast": _copy,
+    "power": _power,
+    "guard": _guard,
+    "concatenate": _concatenate,
+    "pad": _pad,
+}

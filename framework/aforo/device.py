@@ -1,0 +1,147 @@
+"""Devices, and the memory of variables on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import aforo_backends
+import numpy as np
+from aforo_backends.contract import Backend, Profile, Storage, View
+
+from .errors import InvalidType, InvalidValue, explain, unknown_name
+from .graph import Variable
+from .specs import DTYPES, Layout, Shape, at, value_bytes, written
+
+Array = np.ndarray[Any, Any]
+
+
+class Device:
+    """Where tensors live and programs run. It belongs to a model or a tensor, never to the process."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @property
+    def backend(self) -> Backend:
+        return aforo_backends.load(self.name)
+
+    @property
+    def profile(self) -> Profile:
+        """What a planner must know; needs neither the hardware nor its libraries."""
+        return aforo_backends.profile(self.name)
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+_devices: dict[str, Device] = {}
+
+
+def device(name: Any) -> Device:
+    """The device of that name. Raises, with the nearest known name, if there is none."""
+    if isinstance(name, Device):
+        return name
+    if not isinstance(name, str):
+        raise InvalidType(explain("a device is given by its name.", expected='e.g. "cpu"', received=repr(name)))
+    key = name.strip().lower()
+    if key not in _devices:
+        known = aforo_backends.names()
+        if key not in known:
+            raise unknown_name("device", name, known)
+        _devices[key] = Device(key)
+    return _devices[key]
+
+
+CPU = device("cpu")
+
+
+class Generation:
+    """Counts how often a variable's memory was replaced. Programs bound before are rebuilt before they run again."""
+
+    current = 0
+
+
+def strided(layout: Layout, dtype: str, sizes: Mapping[str, int], base: int = 0) -> View:
+    """A layout at certain sizes, in bytes, for a value that starts at `base`."""
+    item = DTYPES[dtype]
+    steps = tuple(item * step for step in at(layout.strides, sizes))
+    return View(base + item * at(layout.offset, sizes), at(layout.shape, sizes), steps, dtype)
+
+
+def materialise(variable: Variable, sizes: Mapping[str, int], target: Device) -> None:
+    """Give a variable memory on the device, and its first value. A batch slot grows when it must."""
+    needed = value_bytes(variable.shape, variable.dtype, sizes)
+    if variable.storage is not None:
+        if variable.device is not target:
+            raise InvalidValue(
+                explain(
+                    f"{variable.owner}.{variable.name} is on {variable.device}, but it is needed on {target}.",
+                    fix=f'model.to("{target}")',
+                )
+            )
+        if variable.storage.nbytes >= target.profile.footprint(needed):
+            return
+        variable.storage = None
+        Generation.current += 1
+    storage = target.backend.open(needed)
+    if variable.initial is not None:
+        fill(target, storage, variable.shape, variable.dtype, variable.initial(), sizes)
+    variable.storage, variable.device = storage, target
+
+
+def fill(target: Device, storage: Storage, shape: Shape, dtype: str, values: Any, sizes: Mapping[str, int]) -> None:
+    """Write host values into a storage that holds one dense array."""
+    array = target.backend.view(storage, strided(Layout.dense(shape), dtype, sizes))
+    target.backend.copy_in(array, values)
+
+
+def contents(variable: Variable) -> Any:
+    """The backend's array over all of a variable that has memory."""
+    return variable.device.backend.view(variable.storage, strided(Layout.dense(variable.shape), variable.dtype, {}))
+
+
+def read(variable: Variable) -> Array:
+    """A host copy of a variable's value: what it would start with, if it has no memory yet."""
+    if variable.storage is not None:
+        return variable.device.backend.copy_out(contents(variable))
+    assert variable.initial is not None
+    return np.array(np.broadcast_to(variable.initial(), variable.shape), variable.dtype)  # type: ignore[arg-type]
+
+
+def check_values(variable: Variable, values: Any) -> Array:
+    """Host values that a variable can take. Raises if their shape differs or they are no numbers."""
+    array = np.asarray(values)
+    name = f"{variable.owner}.{variable.name}" if variable.owner else variable.name
+    if array.dtype.kind not in "fiub":
+        raise InvalidType(explain(f"{name} takes numbers.", received=f"an array of {array.dtype}"))
+    if array.shape != variable.shape:
+        raise InvalidValue(
+            explain(
+                f"these values do not fit {name}.",
+                expected=f"shape {written(variable.shape)}",
+                received=f"shape {written(array.shape)}",
+            )
+        )
+    return array.astype(variable.dtype, copy=False)
+
+
+def write(variable: Variable, values: Array, target: Device) -> None:
+    """Give a variable a value; on its own device if it has memory, else on `target`."""
+    if variable.storage is None:
+        materialise(variable, {}, target)
+    variable.device.backend.copy_in(contents(variable), values)
+
+
+def move(variables: list[Variable], target: Device) -> None:
+    """Move variables to a device, all or none: those that have no memory yet will get it there."""
+    held = [v for v in variables if v.storage is not None and v.device is not target]
+    arrived = []
+    for variable in held:
+        view = strided(Layout.dense(variable.shape), variable.dtype, {})
+        storage = target.backend.open(value_bytes(variable.shape, variable.dtype, {}))
+        target.backend.copy_in(target.backend.view(storage, view), read(variable))
+        arrived.append(storage)
+    for variable, storage in zip(held, arrived, strict=True):
+        variable.storage, variable.device = storage, target
+    Generation.current += bool(held)

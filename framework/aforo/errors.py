@@ -1,0 +1,47 @@
+"""Errors: what happened, what was expected and received, and the fix as a line of code.
+
+Every error Aforo raises is an `Error`, and also the built-in exception a Python user would catch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class Error(Exception):
+    """The base of every error Aforo raises."""
+
+
+class InvalidValue(Error, ValueError):
+    """A value, shape or name that cannot be used."""
+
+
+class InvalidType(Error, TypeError):
+    """An object of a type that cannot be used."""
+
+
+class InvalidState(Error, RuntimeError):
+    """A call that needs something that is not there: a device, a compiled model, data."""
+
+
+def explain(happened: str, *, expected: object = None, received: object = None, fix: str | None = None) -> str:
+    """The text of an error, in the order in which a reader needs it."""
+    lines = [happened]
+    if expected is not None:
+        lines.append(f"  expected: {expected}")
+    if received is not None:
+        lines.append(f"  received: {received}")
+    if fix is not None:
+        lines.append(f"  fix: {fix}")
+    return "\n".join(lines)
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str], *, fix: str | None = None) -> InvalidValue:
+    """The error for a name that is not known, with the nearest known one."""
+    known = sorted(known)
+    near = get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else None
+    return InvalidValue(
+        explain(f"there is no {kind} named {name!r}.", expected="one of " + ", ".join(known), fix=hint or fix)
+    )

@@ -1,0 +1,12 @@
+"""Nodes and graphs: what is computed, before anyone says where or when."""
+
+from .graph import Graph, ancestors, merge, rebuilt, verify
+from .primitive import PRIMITIVES, Primitive, Sample, primitive
+from .tensor import BACKWARD, FORWARD, LOSS, UPDATE, Place, Spelling, Tensor, apply, constant, current_layer, leaf, within
+from .variable import BATCH, OPTIMIZER_STATE, PARAMETERS, STATE, Variable
+
+__all__ = [
+    "BACKWARD", "BATCH", "FORWARD", "LOSS", "OPTIMIZER_STATE", "PARAMETERS", "PRIMITIVES", "STATE", "UPDATE", "Graph",
+    "Place", "Primitive", "Sample", "Spelling", "Tensor", "Variable", "ancestors", "apply", "constant", "current_layer",
+    "leaf", "merge", "primitive", "rebuilt", "verify", "within",
+]  # fmt: skip

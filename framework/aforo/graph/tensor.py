@@ -1,0 +1,243 @@
+"""A value in a graph."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from itertools import count as counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol
+
+from ..errors import InvalidType, InvalidValue, explain
+from ..specs import Shape, written
+from .primitive import PRIMITIVES, Primitive
+from .variable import Variable
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_PACKAGE = str(Path(__file__).parent.parent)
+_serials = counter()
+
+FORWARD, LOSS, BACKWARD, UPDATE = "forward", "loss", "backward", "update"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a node comes from: the layer, the phase of a step, and the user's line."""
+
+    layer: str = ""
+    phase: str = FORWARD
+    site: str = ""
+
+
+_place: ContextVar[Place] = ContextVar("place", default=Place())
+
+
+@contextmanager
+def within(layer: str | None = None, phase: str | None = None, site: str | None = None) -> Iterator[None]:
+    """Nodes made inside belong to that layer, phase and line."""
+    given = {"layer": layer, "phase": phase, "site": site}
+    token = _place.set(replace(_place.get(), **{key: value for key, value in given.items() if value is not None}))
+    try:
+        yield
+    finally:
+        _place.reset(token)
+
+
+def current_layer() -> str:
+    return _place.get().layer
+
+
+def user_line() -> str:
+    """The innermost line outside this package that led here."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        assert frame.f_back is not None
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+class Operations(Protocol):
+    """What the operators of a tensor stand for. The floor that knows the primitives installs it."""
+
+    def binary(self, name: str, a: Any, b: Any) -> Tensor: ...
+    def negative(self, x: Tensor) -> Tensor: ...
+    def power(self, x: Any, exponent: Any) -> Tensor: ...
+    def matmul(self, a: Any, b: Any) -> Tensor: ...
+    def getitem(self, x: Tensor, key: Any) -> Tensor: ...
+    def reshape(self, x: Tensor, shape: Any) -> Tensor: ...
+    def transpose(self, x: Tensor, axes: Sequence[int] | None = None) -> Tensor: ...
+    def sum(self, x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor: ...
+    def mean(self, x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor: ...
+
+
+class Tensor:
+    """A value in a graph: the primitive that gives it, its inputs, its shape and dtype.
+
+    Made by operators and `af.ops` functions; never changed afterwards. An input always has a smaller `serial` than what is
+    computed from it, so sorting by serial is a topological order.
+    """
+
+    __slots__ = (
+        "__weakref__", "attributes", "dtype", "inputs", "place", "primitive", "serial", "shape", "spelling"
+    )  # fmt: skip
+    operations: ClassVar[Operations]
+    __array_ufunc__ = None  # NumPy arrays leave operators with a tensor to the tensor
+
+    def __init__(
+        self,
+        primitive: Primitive,
+        inputs: tuple[Tensor, ...],
+        attributes: dict[str, Any],
+        shape: Shape,
+        dtype: str,
+        place: Place,
+        spelling: Spelling | None = None,
+        serial: float | None = None,
+    ) -> None:
+        self.primitive = primitive
+        self.inputs = inputs
+        self.attributes = attributes
+        self.shape = shape
+        self.dtype = dtype
+        self.place = place
+        self.spelling = spelling
+        self.serial: float = next(_serials) if serial is None else serial
+
+    @property
+    def op(self) -> str:
+        return self.primitive.name
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def variable(self) -> Variable:
+        """The variable behind a leaf."""
+        variable: Variable = self.attributes["variable"]
+        return variable
+
+    def __add__(self, other: Any) -> Tensor:
+        return self.operations.binary("add", self, other)
+
+    def __radd__(self, other: Any) -> Tensor:
+        return self.operations.binary("add", other, self)
+
+    def __sub__(self, other: Any) -> Tensor:
+        return self.operations.binary("subtract", self, other)
+
+    def __rsub__(self, other: Any) -> Tensor:
+        return self.operations.binary("subtract", other, self)
+
+    def __mul__(self, other: Any) -> Tensor:
+        return self.operations.binary("multiply", self, other)
+
+    def __rmul__(self, other: Any) -> Tensor:
+        return self.operations.binary("multiply", other, self)
+
+    def __truediv__(self, other: Any) -> Tensor:
+        return self.operations.binary("divide", self, other)
+
+    def __rtruediv__(self, other: Any) -> Tensor:
+        return self.operations.binary("divide", other, self)
+
+    def __gt__(self, other: Any) -> Tensor:
+        return self.operations.binary("greater", self, other)
+
+    def __lt__(self, other: Any) -> Tensor:
+        return self.operations.binary("greater", other, self)
+
+    def __ge__(self, other: Any) -> Tensor:
+        return self.operations.binary("greater_equal", self, other)
+
+    def __le__(self, other: Any) -> Tensor:
+        return self.operations.binary("greater_equal", other, self)
+
+    def __pow__(self, exponent: Any) -> Tensor:
+        return self.operations.power(self, exponent)
+
+    def __matmul__(self, other: Any) -> Tensor:
+        return self.operations.matmul(self, other)
+
+    def __rmatmul__(self, other: Any) -> Tensor:
+        return self.operations.matmul(other, self)
+
+    def __neg__(self) -> Tensor:
+        return self.operations.negative(self)
+
+    def __getitem__(self, key: Any) -> Tensor:
+        return self.operations.getitem(self, key)
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise InvalidType(explain("a tensor without axes has no length."))
+        return self.shape[0]  # type: ignore[return-value]  # a symbolic size explains itself
+
+    @property
+    def T(self) -> Tensor:
+        return self.operations.transpose(self)
+
+    def reshape(self, *shape: Any) -> Tensor:
+        return self.operations.reshape(self, shape[0] if len(shape) == 1 else shape)
+
+    def sum(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        return self.operations.sum(self, axis, keepdims)
+
+    def mean(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        return self.operations.mean(self, axis, keepdims)
+
+    def _no_value(self, *_: object, **__: object) -> NoReturn:
+        raise InvalidType(
+            explain(
+                "a forward may branch on shapes, not on values: a tensor has none while its graph is built.",
+                expected="arithmetic, comparisons used as masks, and af.ops functions",
+                received=f"a request for the value of {self!r}",
+                fix="replace `a if x > 0 else b` by `(x > 0) * a + (x <= 0) * b`, np.f(x) by af.ops.f(x)",
+            )
+        )
+
+    __bool__ = __float__ = __int__ = __index__ = __array__ = _no_value
+
+    def __iter__(self) -> NoReturn:
+        raise InvalidType(explain("a tensor cannot be iterated over.", fix="take its rows by slicing, x[0:1]"))
+
+    def __repr__(self) -> str:
+        return f"<Tensor {self.op} {written(self.shape)} {self.dtype}>"
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """How a person would write a composed value: softmax(z), rather than the primitives it is made of."""
+
+    name: str
+    inputs: tuple[Tensor, ...]
+
+
+def apply(name: str, *inputs: Tensor, **attributes: Any) -> Tensor:
+    """The output of a primitive. Raises when the inputs do not fit."""
+    record = PRIMITIVES[name]
+    shape, dtype = record.spec(*inputs, **attributes)
+    place = _place.get()
+    if not place.site:
+        place = replace(place, site=user_line())
+    return Tensor(record, inputs, attributes, shape, dtype, place)
+
+
+def leaf(variable: Variable) -> Tensor:
+    """The value a variable has when a program starts."""
+    return apply("variable", variable=variable)
+
+
+def constant(value: float | np.ndarray[Any, Any], dtype: str, times: Any = 1, per: Any = 1) -> Tensor:
+    """A number of the tensor's own dtype, `value · times / per`, where the sizes may be symbolic; or an array of numbers."""
+    if isinstance(value, (bool, int, float)):
+        return apply("constant", value=float(value), dtype=dtype, times=times, per=per, shape=())
+    array = value.astype(dtype)
+    if array.size == 0:
+        raise InvalidValue(explain("an empty array cannot be used in a forward.", received=f"shape {array.shape}"))
+    return apply("constant", value=array.tobytes(), dtype=dtype, times=1, per=1, shape=array.shape)

@@ -1,0 +1,111 @@
+"""How weights start. An initializer is a callable `(shape, dtype, rng) -> array`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod, sqrt
+from typing import Any
+
+import numpy as np
+
+from .errors import InvalidType, explain, unknown_name
+
+Array = np.ndarray[Any, Any]
+Initializer = Callable[[tuple[int, ...], str, np.random.Generator], Array]
+
+
+def _fans(shape: tuple[int, ...]) -> tuple[int, int]:
+    """How many values go into and come out of one unit of a kernel (d_in, d_out)."""
+    if len(shape) < 2:
+        return prod(shape), prod(shape)
+    window = prod(shape[:-2])
+    return shape[-2] * window, shape[-1] * window
+
+
+def _uniform(shape: tuple[int, ...], dtype: str, rng: np.random.Generator, limit: float) -> Array:
+    values = rng.random(shape, np.dtype(dtype).type)
+    values *= 2 * limit
+    values -= limit
+    return values
+
+
+def _normal(shape: tuple[int, ...], dtype: str, rng: np.random.Generator, deviation: float) -> Array:
+    values = rng.standard_normal(shape, np.dtype(dtype).type)
+    values *= deviation
+    return values
+
+
+def glorot_uniform(shape: tuple[int, ...], dtype: str, rng: np.random.Generator) -> Array:
+    """Uniform in ±√(6 / (d_in + d_out)): Glorot and Bengio (2010)."""
+    return _uniform(shape, dtype, rng, sqrt(6 / sum(_fans(shape))))
+
+
+def glorot_normal(shape: tuple[int, ...], dtype: str, rng: np.random.Generator) -> Array:
+    """Normal with variance 2 / (d_in + d_out): Glorot and Bengio (2010)."""
+    return _normal(shape, dtype, rng, sqrt(2 / sum(_fans(shape))))
+
+
+def he_uniform(shape: tuple[int, ...], dtype: str, rng: np.random.Generator) -> Array:
+    """Uniform in ±√(6 / d_in): He et al. (2015)."""
+    return _uniform(shape, dtype, rng, sqrt(6 / _fans(shape)[0]))
+
+
+def he_normal(shape: tuple[int, ...], dtype: str, rng: np.random.Generator) -> Array:
+    """Normal with variance 2 / d_in: He et al. (2015)."""
+    return _normal(shape, dtype, rng, sqrt(2 / _fans(shape)[0]))
+
+
+def lecun_uniform(shape: tuple[int, ...], dtype: str, rng: np.random.Generator) -> Array:
+    """Uniform in ±√(3 / d_in): LeCun et al. (1998)."""
+    return _uniform(shape, dtype, rng, sqrt(3 / _fans(shape)[0]))
+
+
+def lecun_normal(shape: tuple[int, ...], dtype: str, rng: np.random.Generator) -> Array:
+    """Normal with variance 1 / d_in: LeCun et al. (1998)."""
+    return _normal(shape, dtype, rng, sqrt(1 / _fans(shape)[0]))
+
+
+def random_uniform(shape: tuple[int, ...], dtype: str, rng: np.random.Generator) -> Array:
+    """Uniform in ±0.05."""
+    return _uniform(shape, dtype, rng, 0.05)
+
+
+def random_normal(shape: tuple[int, ...], dtype: str, rng: np.random.Generator) -> Array:
+    """Normal with standard deviation 0.05."""
+    return _normal(shape, dtype, rng, 0.05)
+
+
+def zeros(shape: tuple[int, ...], dtype: str, rng: np.random.Generator) -> Array:
+    """All zeros."""
+    return np.zeros(shape, dtype)
+
+
+def ones(shape: tuple[int, ...], dtype: str, rng: np.random.Generator) -> Array:
+    """All ones."""
+    return np.ones(shape, dtype)
+
+
+_KNOWN: dict[str, Initializer] = {
+    function.__name__: function
+    for function in (
+        glorot_uniform, glorot_normal, he_uniform, he_normal, lecun_uniform, lecun_normal, random_uniform, random_normal,
+        zeros, ones,
+    )
+}  # fmt: skip
+
+
+def get(identifier: str | Initializer) -> Initializer:
+    """The initializer of that name, or the callable itself."""
+    if isinstance(identifier, str):
+        if identifier not in _KNOWN:
+            raise unknown_name("initializer", identifier, _KNOWN)
+        return _KNOWN[identifier]
+    if not callable(identifier):
+        raise InvalidType(
+            explain(
+                "this is no initializer.",
+                expected="a name such as 'glorot_uniform', or a callable (shape, dtype, rng) -> array",
+                received=repr(identifier),
+            )
+        )
+    return identifier

@@ -1,0 +1,96 @@
+"""Activations: any differentiable function between layers. They have no weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .. import ops
+from ..errors import InvalidType, explain, unknown_name
+from ..graph import Tensor
+from .layer import Layer
+
+Function = Callable[[Tensor], Tensor]
+
+
+def linear(x: Tensor) -> Tensor:
+    """x itself."""
+    return x
+
+
+_KNOWN: dict[str, Function] = {
+    "linear": linear,
+    "none": linear,
+    "relu": ops.relu,
+    "sigmoid": ops.sigmoid,
+    "tanh": ops.tanh,
+    "softmax": ops.softmax,
+    "log_softmax": ops.log_softmax,
+    "sin": ops.sin,
+    "cos": ops.cos,
+    "tan": ops.tan,
+    "exp": ops.exp,
+    "square": ops.square,
+    "softplus": ops.softplus,
+}
+
+
+def get(identifier: str | Function | None) -> Function:
+    """The activation of that name, or the callable itself."""
+    if identifier is None:
+        return linear
+    if isinstance(identifier, str):
+        if identifier.lower() not in _KNOWN:
+            raise unknown_name(
+                "activation", identifier, _KNOWN, fix="any callable will do, e.g. activation=lambda z: af.ops.sin(z) * z"
+            )
+        return _KNOWN[identifier.lower()]
+    if not callable(identifier):
+        raise InvalidType(
+            explain(
+                "this is no activation.",
+                expected="a name, a callable tensor -> tensor, or None",
+                received=repr(identifier),
+                fix="activation=lambda z: af.ops.sin(z) * z",
+            )
+        )
+    return identifier
+
+
+def activated(function: Function, x: Tensor, layer: Layer) -> Tensor:
+    """function(x); explains itself when the function is not one of tensors."""
+    name = getattr(function, "__name__", type(function).__name__)
+    try:
+        out = function(x)
+    except TypeError as error:
+        if "__array_ufunc__" not in str(error):
+            raise
+        raise InvalidType(
+            explain(
+                f"the activation {name!r} of layer {layer.name!r} is a NumPy function; it cannot be differentiated.",
+                fix=f"af.ops.{name}, or compose it from af.ops functions",
+            )
+        ) from None
+    if not isinstance(out, Tensor):
+        raise InvalidType(
+            explain(
+                f"the activation {name!r} of layer {layer.name!r} must return a tensor.",
+                expected="what operators and af.ops functions give",
+                received=type(out).__name__,
+            )
+        )
+    return out
+
+
+class Activation(Layer):
+    """An activation as a layer of its own.
+
+    activation: one of the names Dense takes, or a callable tensor -> tensor.
+    """
+
+    def __init__(self, activation: str | Function | None, **options: Any) -> None:
+        super().__init__(**options)
+        self.activation = get(activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return activated(self.activation, x, self)

@@ -1,0 +1,188 @@
+"""Losses: the last layer of training, and no part of prediction.
+
+A loss takes targets and predictions and gives one number, the mean over the batch: `af.losses.mse(y_true, y_pred)`. Softmax or
+sigmoid followed by its cross-entropy is computed from the logits, which is exact where the probabilities underflow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from . import ops
+from .errors import InvalidType, InvalidValue, explain, unknown_name
+from .graph import Tensor
+from .ops.composed import one_hot, shifted
+from .ops.elementwise import as_tensor
+from .specs import INTEGERS, Shape, written
+
+VALUES, CLASSES, ANY = "values", "classes", "any"
+_SMALLEST = 1e-7  # probabilities that did not come from a softmax or a sigmoid are kept this far from 0 and 1
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss by what it says of each sample.
+
+    per_sample  (y_true, y_pred) -> (batch,)
+    target      what y_true holds: "values" (the shape of y_pred), "classes" (whole numbers, without y_pred's last axis)
+    """
+
+    name: str
+    per_sample: Callable[[Tensor, Tensor], Tensor]
+    target: str = VALUES
+
+    def __call__(self, y_true: Any, y_pred: Any) -> Tensor:
+        y_pred = as_tensor(y_pred)
+        y_true = as_tensor(y_true, y_pred.dtype)
+        self.check(y_true, y_pred)
+        return ops.mean(self.per_sample(y_true, y_pred))
+
+    def target_spec(self, y_pred: Tensor) -> tuple[Shape, str]:
+        """Shape and dtype of the targets that go with these predictions."""
+        return (y_pred.shape[:-1], "int32") if self.target == CLASSES else (y_pred.shape, y_pred.dtype)
+
+    def check(self, y_true: Tensor, y_pred: Tensor) -> None:
+        shape, _ = self.target_spec(y_pred)
+        whole = y_true.dtype in INTEGERS
+        if y_true.shape != shape or (self.target == CLASSES and not whole):
+            kind = "class numbers " if self.target == CLASSES else ""
+            raise InvalidValue(
+                explain(
+                    f"{self.name} cannot compare these targets with these predictions.",
+                    expected=f"targets: {kind}of shape {written(shape)} for predictions of shape {written(y_pred.shape)}",
+                    received=f"{written(y_true.shape)} {y_true.dtype}",
+                )
+            )
+
+    def __repr__(self) -> str:
+        return f"<loss {self.name}>"
+
+
+def _mean_over_outputs(x: Tensor) -> Tensor:
+    """(batch, …) -> (batch,)"""
+    return ops.mean(x, range(1, x.ndim)) if x.ndim > 1 else x  # type: ignore[arg-type]
+
+
+def _mse(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    return _mean_over_outputs(ops.square(y_pred - y_true))
+
+
+def _mae(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    return _mean_over_outputs(ops.absolute(y_pred - y_true))
+
+
+def logits_of(y_pred: Tensor, function: str) -> Tensor | None:
+    """What went into the softmax or the sigmoid that gave these probabilities."""
+    if function == "sigmoid":
+        return y_pred.inputs[0] if y_pred.op == "logistic" else None
+    spelling = y_pred.spelling
+    return spelling.inputs[0] if spelling is not None and spelling.name == function else None
+
+
+def _log_probabilities(y_pred: Tensor, name: str) -> Tensor:
+    """log p of probabilities whose logits are not known."""
+    if y_pred.op in ("matmul", "add"):
+        raise InvalidValue(
+            explain(
+                f"{name} compares probabilities, but the head gives any number: it is linear.",
+                expected="a head with softmax, so that its outputs are between 0 and 1 and sum to 1",
+                received=f"the output of {y_pred.place.layer or y_pred.op}, shape {written(y_pred.shape)}",
+                fix='af.Dense(classes, activation="softmax")',
+            )
+        )
+    return ops.log(ops.maximum(y_pred, _SMALLEST))
+
+
+def _softmax_cross_entropy(mask: Tensor, total: Tensor | None, y_pred: Tensor, name: str) -> Tensor:
+    """−Σ mask · log p over the last axis; `total` is Σ mask where that is not 1."""
+    z = logits_of(y_pred, "softmax")
+    if z is None:
+        return -ops.sum(_log_probabilities(y_pred, name) * mask, -1)
+    # −Σ t log p = log(Σ eᶻ) Σ t − Σ t z, with z shifted by its maximum so that nothing overflows.
+    z, _, sums = shifted(z)
+    log_sums = ops.reshape(ops.log(sums), z.shape[:-1])
+    return (log_sums if total is None else log_sums * total) - ops.sum(z * mask, -1)
+
+
+def _per_row(x: Tensor) -> Tensor:
+    """Positions of a sequence count as parts of one sample."""
+    return _mean_over_outputs(x)
+
+
+def _categorical_crossentropy(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    loss = _softmax_cross_entropy(y_true, ops.sum(y_true, -1), y_pred, "categorical_crossentropy")
+    return _per_row(loss)
+
+
+def _sparse_categorical_crossentropy(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    mask = one_hot(y_true, y_pred.shape[-1])
+    return _per_row(_softmax_cross_entropy(mask, None, y_pred, "sparse_categorical_crossentropy"))
+
+
+def _binary_crossentropy(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    z = logits_of(y_pred, "sigmoid")
+    if z is not None:
+        return _mean_over_outputs(ops.softplus(z) - z * y_true)
+    hit = _log_probabilities(y_pred, "binary_crossentropy")
+    miss = ops.log(ops.maximum(1.0 - y_pred, _SMALLEST))
+    return _mean_over_outputs(-(y_true * hit + (1.0 - y_true) * miss))
+
+
+mse = Loss("mse", _mse)
+mae = Loss("mae", _mae)
+categorical_crossentropy = Loss("categorical_crossentropy", _categorical_crossentropy)
+sparse_categorical_crossentropy = Loss("sparse_categorical_crossentropy", _sparse_categorical_crossentropy, CLASSES)
+binary_crossentropy = Loss("binary_crossentropy", _binary_crossentropy)
+
+KNOWN: dict[str, Loss] = {
+    "mse": mse,
+    "mean_squared_error": mse,
+    "mae": mae,
+    "mean_absolute_error": mae,
+    "categorical_crossentropy": categorical_crossentropy,
+    "sparse_categorical_crossentropy": sparse_categorical_crossentropy,
+    "binary_crossentropy": binary_crossentropy,
+}
+
+
+def custom(function: Callable[[Tensor, Tensor], Any], what: str) -> Loss:
+    """A user's function of targets and predictions, which gives one number or one for each sample."""
+    name = getattr(function, "__name__", type(function).__name__)
+
+    def per_sample(y_true: Tensor, y_pred: Tensor) -> Tensor:
+        out = function(y_true, y_pred)
+        if not isinstance(out, Tensor):
+            raise InvalidType(
+                explain(f"the {what} {name!r} must return a tensor.", expected="e.g. af.ops.mean((y_true - y_pred) ** 2)",
+                        received=type(out).__name__)
+            )  # fmt: skip
+        if not out.shape:
+            return ops.broadcast_to(out, y_pred.shape[:1])
+        if out.shape[0] != y_pred.shape[0]:
+            raise InvalidValue(
+                explain(
+                    f"the {what} {name!r} must give one number, or one for each sample.",
+                    expected="shape () or (batch,)",
+                    received=written(out.shape),
+                )
+            )
+        return _mean_over_outputs(out)
+
+    return Loss(name, per_sample, ANY)
+
+
+def get(identifier: str | Loss | Callable[..., Any]) -> Loss:
+    """The loss of that name, or the callable as a loss."""
+    if isinstance(identifier, Loss):
+        return identifier
+    if isinstance(identifier, str):
+        if identifier.lower() not in KNOWN:
+            raise unknown_name("loss", identifier, KNOWN, fix="any callable will do: loss=lambda y_true, y_pred: …")
+        return KNOWN[identifier.lower()]
+    if not callable(identifier):
+        raise InvalidType(
+            explain("this is no loss.", expected="a name, or a callable (y_true, y_pred) -> tensor", received=repr(identifier))
+        )
+    return custom(identifier, "loss")

@@ -1,0 +1,66 @@
+"""The primitives, one record each, and the functions composed of them.
+
+`from aforo import ops`: every function takes tensors, arrays and numbers, and gives a tensor.
+"""
+
+from ..graph import Tensor
+from . import elementwise as _elementwise
+from . import matmul as _matmul
+from . import reduce as _reduce
+from . import shape as _shape
+from .composed import log_softmax, one_hot, relu, softmax
+from .elementwise import (
+    absolute,
+    add,
+    cast,
+    cos,
+    divide,
+    equal,
+    exp,
+    greater,
+    greater_equal,
+    log,
+    maximum,
+    minimum,
+    multiply,
+    negative,
+    power,
+    reciprocal,
+    sigmoid,
+    sign,
+    sin,
+    softplus,
+    sqrt,
+    square,
+    subtract,
+    tan,
+    tanh,
+)
+from .leaves import iota
+from .matmul import matmul
+from .reduce import argmax, max, mean, min, sum
+from .shape import broadcast_to, concatenate, reshape, stop_gradient, transpose
+
+abs = absolute
+
+
+class _Operations:
+    binary = staticmethod(_elementwise.binary)
+    negative = staticmethod(_elementwise.negative)
+    power = staticmethod(_elementwise.power)
+    matmul = staticmethod(_matmul.matmul)
+    getitem = staticmethod(_shape.getitem)
+    reshape = staticmethod(_shape.reshape)
+    transpose = staticmethod(_shape.transpose)
+    sum = staticmethod(_reduce.sum)
+    mean = staticmethod(_reduce.mean)
+
+
+Tensor.operations = _Operations()
+
+__all__ = [
+    "abs", "absolute", "add", "argmax", "broadcast_to", "cast", "concatenate", "cos", "divide", "equal", "exp", "greater",
+    "greater_equal", "iota", "log", "log_softmax", "matmul", "max", "maximum", "mean", "min", "minimum", "multiply",
+    "negative", "one_hot", "power", "reciprocal", "relu", "reshape", "sigmoid", "sign", "sin", "softmax", "softplus", "sqrt", "square",
+    "stop_gradient", "subtract", "sum", "tan", "tanh", "transpose",
+]  # fmt: skip

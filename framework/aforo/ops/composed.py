@@ -1,0 +1,66 @@
+"""Functions composed of primitives. Their gradients are derived."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
+
+from ..graph import Spelling, Tensor
+from ..specs import Size
+from .elementwise import as_tensor, cast, equal, exp, guard, log, maximum
+from .leaves import iota
+from .reduce import max, sum
+from .shape import reshape, stop_gradient
+
+F = TypeVar("F", bound=Callable[..., Tensor])
+
+# e⁻⁶⁰ is far below rounding beside 1 and far above denormals, which make products over a hundred times slower.
+_FLOOR = -60.0
+
+
+def spelled(function: F) -> F:
+    """Remember, on the value, that it was written as this function of these tensors."""
+
+    @wraps(function)
+    def call(x: Any, *rest: Any, **options: Any) -> Tensor:
+        x = as_tensor(x)
+        out = function(x, *rest, **options)
+        if out.spelling is None and out is not x:
+            out.spelling = Spelling(function.__name__, (x,))
+        return out
+
+    return call  # type: ignore[return-value]
+
+
+@spelled
+def relu(x: Tensor) -> Tensor:
+    """max(x, 0), elementwise; derivative 0 at 0."""
+    return maximum(x, 0.0)
+
+
+def shifted(x: Tensor, axis: int = -1) -> tuple[Tensor, Tensor, Tensor]:
+    """x − max(x), its exponential, and that one's sum, along an axis that is kept: what softmax and its loss share."""
+    z = x - stop_gradient(max(x, axis, keepdims=True))
+    e = exp(guard(z, _FLOOR))
+    return z, e, sum(e, axis, keepdims=True)
+
+
+@spelled
+def softmax(x: Tensor, axis: int = -1) -> Tensor:
+    """eˣ / Σ eˣ along an axis."""
+    _, e, total = shifted(x, axis)
+    return e / total
+
+
+@spelled
+def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
+    """The logarithm of softmax, exact where softmax itself underflows."""
+    z, _, total = shifted(x, axis)
+    return z - log(total)
+
+
+def one_hot(labels: Tensor, classes: Size) -> Tensor:
+    """Class numbers (…) as masks (…, classes), bool."""
+    column = reshape(labels, (*labels.shape, 1))
+    return equal(column, cast(iota(classes, labels.dtype), labels.dtype))

@@ -1,0 +1,36 @@
+"""Values that no operation gives: variables, constants, counts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..graph import Tensor, Variable, apply, primitive
+from ..graph.primitive import Spec
+from ..specs import Shape, Size
+
+
+def _variable_spec(*, variable: Variable) -> Spec:
+    return variable.shape, variable.dtype
+
+
+def _constant_spec(*, value: Any, dtype: str, times: Size, per: Size, shape: Shape) -> Spec:
+    return shape, dtype
+
+
+def _iota_spec(*, size: Size, dtype: str) -> Spec:
+    return (size,), dtype
+
+
+def _no_flops(node: Tensor) -> int:
+    return 0
+
+
+primitive("variable", spec=_variable_spec, stops="it is where a graph starts", flops=_no_flops)
+primitive("constant", spec=_constant_spec, stops="it is where a graph starts", flops=_no_flops)
+primitive("iota", spec=_iota_spec, stops="it is where a graph starts", flops=_no_flops)
+primitive("ones", spec=_iota_spec, stops="it is where a graph starts", flops=_no_flops)
+
+
+def iota(size: Size, dtype: str) -> Tensor:
+    """0, 1, … size − 1, shape (size,)."""
+    return apply("iota", size=size, dtype=dtype)

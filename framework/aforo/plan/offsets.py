@@ -1,0 +1,114 @@
+"""Where each buffer lies in the arena.
+
+Offline dynamic storage allocation: first fit in a good order, then a local search over that order. Everything is bounded by
+counts of work, never by time, so that a plan is the same wherever it is made.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+_TRIES = 500
+_WORK = 1_000_000  # placements looked at by the local search
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A buffer: its bytes, and the first and last step at which it lives."""
+
+    nbytes: int
+    start: int
+    end: int
+
+
+def lower_bound(buffers: Sequence[Interval]) -> int:
+    """The most bytes that live at one step."""
+    change: dict[int, int] = {}
+    for buffer in buffers:
+        change[buffer.start] = change.get(buffer.start, 0) + buffer.nbytes
+        change[buffer.end + 1] = change.get(buffer.end + 1, 0) - buffer.nbytes
+    live = most = 0
+    for step in sorted(change):
+        live += change[step]
+        most = max(most, live)
+    return most
+
+
+def place(buffers: Sequence[Interval]) -> list[int]:
+    """An offset for every buffer; those that live at the same time do not overlap."""
+    bound = lower_bound(buffers)
+    indices = range(len(buffers))
+    best: list[int] = []
+    best_peak = -1
+    best_order: list[int] = []
+    for key in _ORDERS:
+        order = sorted(indices, key=lambda i: (key(buffers[i]), i))
+        offsets = _first_fit(buffers, order)
+        peak = _peak(buffers, offsets)
+        if best_peak < 0 or peak < best_peak:
+            best, best_peak, best_order = offsets, peak, order
+        if peak == bound:
+            return best
+    return _search(buffers, best_order, best, best_peak, bound)
+
+
+_ORDERS = (
+    lambda b: (-b.nbytes, b.start),
+    lambda b: -b.nbytes * (b.end - b.start + 1),
+    lambda b: (b.start - b.end, -b.nbytes),
+    lambda b: (b.start, -b.nbytes),
+)
+
+
+def _peak(buffers: Sequence[Interval], offsets: Sequence[int]) -> int:
+    return max((offset + buffer.nbytes for buffer, offset in zip(buffers, offsets, strict=True)), default=0)
+
+
+def _first_fit(buffers: Sequence[Interval], order: Sequence[int]) -> list[int]:
+    """Put the buffers, in this order, at the lowest offset where they fit."""
+    placed: list[tuple[int, int, int, int]] = []  # offset, its end, first step, last step; sorted by offset
+    offsets = [0] * len(buffers)
+    for i in order:
+        buffer = buffers[i]
+        nbytes, start, end = buffer.nbytes, buffer.start, buffer.end
+        low = 0
+        for offset, top, first, last in placed:
+            if first <= end and last >= start:
+                if offset - low >= nbytes:
+                    break
+                if top > low:
+                    low = top
+        offsets[i] = low
+        insort(placed, (low, low + nbytes, start, end))
+    return offsets
+
+
+def _search(
+    buffers: Sequence[Interval], order: list[int], offsets: list[int], peak: int, bound: int
+) -> list[int]:
+    """Move a buffer that reaches above the bound to an earlier turn, else swap two; keep what is no worse."""
+    random = Random(0)
+
+    def above(offsets: Sequence[int]) -> list[int]:
+        return [i for i, b in enumerate(buffers) if offsets[i] + b.nbytes > bound]
+
+    best = offsets
+    high = above(offsets)
+    for _ in range(min(_TRIES, _WORK // max(1, len(buffers)) ** 2)):
+        if not high:
+            break
+        candidate = list(order)
+        turn = candidate.index(random.choice(high))
+        if turn:
+            candidate.insert(random.randrange(turn), candidate.pop(turn))
+        else:
+            i, j = random.randrange(len(order)), random.randrange(len(order))
+            candidate[i], candidate[j] = candidate[j], candidate[i]
+        tried = _first_fit(buffers, candidate)
+        tried_peak, tried_high = _peak(buffers, tried), above(tried)
+        if (tried_peak, len(tried_high)) <= (peak, len(high)):
+            order, best, peak, high = candidate, tried, tried_peak, tried_high
+    return best

@@ -1,0 +1,125 @@
+"""In which order the steps run. The order decides how much must live at once, more than any placement can."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from heapq import heapify, heappop, heappush
+
+from ..graph import UPDATE
+from .lower import Draft
+
+
+def dependencies(draft: Draft) -> list[set[int]]:
+    """For every step, the steps that must run before it.
+
+    Those that write what it reads; and before the first write of a variable's new value, every reader of its old one.
+    """
+    writer = {step.write: index for index, step in enumerate(draft.steps)}
+    before = [{writer[read.value] for read in step.reads if read.value in writer} for step in draft.steps]
+    readers = draft.readers()
+    for variable, chain in draft.chains.items():
+        old = draft.old.get(variable)
+        if old is not None:
+            before[chain[0]].update(index for index in readers[old] if index != chain[0])
+    return before
+
+
+def settle(draft: Draft) -> list[set[int]]:
+    """The dependencies, after giving up in-place updates that wait for one another (a ← b, b ← a)."""
+    while True:
+        before = dependencies(draft)
+        stuck = _stuck(before)
+        if not stuck:
+            return before
+        waiting = [variable for variable, chain in draft.chains.items() if chain[0] in stuck]
+        draft.release(waiting[0])
+
+
+def _after(before: list[set[int]]) -> list[list[int]]:
+    after: list[list[int]] = [[] for _ in before]
+    for index, earlier in enumerate(before):
+        for i in sorted(earlier):
+            after[i].append(index)
+    return after
+
+
+def _stuck(before: list[set[int]]) -> set[int]:
+    after = _after(before)
+    missing = [len(earlier) for earlier in before]
+    ready = [index for index, n in enumerate(missing) if not n]
+    done = 0
+    while ready:
+        done += 1
+        for index in after[ready.pop()]:
+            missing[index] -= 1
+            if not missing[index]:
+                ready.append(index)
+    return {index for index, n in enumerate(missing) if n} if done < len(before) else set()
+
+
+def by_creation(draft: Draft, before: list[set[int]]) -> list[int]:
+    """The order of creation, with updates as early as they are legal."""
+    after = _after(before)
+    missing = [len(earlier) for earlier in before]
+    updates = {index for chain in draft.chains.values() for index in chain}
+    rank = [
+        (0 if index in updates or step.node.place.phase == UPDATE else 1, index) for index, step in enumerate(draft.steps)
+    ]
+    ready = [rank[index] for index, n in enumerate(missing) if not n]
+    heapify(ready)
+    order = []
+    while ready:
+        _, index = heappop(ready)
+        order.append(index)
+        for i in after[index]:
+            missing[i] -= 1
+            if not missing[i]:
+                heappush(ready, rank[i])
+    return order
+
+
+def by_release(draft: Draft, before: list[set[int]], nbytes: Callable[[int], int]) -> list[int]:
+    """Any ready step that frees at least what it takes, else the oldest."""
+    after = _after(before)
+    missing = [len(earlier) for earlier in before]
+    readers = draft.readers()
+    kept = {operand.value for operand in draft.outputs.values()}
+    size = [nbytes(i) if value.in_arena else 0 for i, value in enumerate(draft.values)]
+    left = [len(steps) + (i in kept) for i, steps in enumerate(readers)]
+    # The sum of the readers still to come: when one is left, it is that one.
+    last = [sum(steps) for steps in readers]
+
+    def profitable(index: int) -> bool:
+        step = draft.steps[index]
+        freed = sum(size[v] for v in {read.value for read in step.reads} if left[v] == 1)
+        return freed >= size[step.write]
+
+    oldest: list[int] = []
+    cheap: list[int] = []
+    done = [False] * len(before)
+
+    def offer(index: int) -> None:
+        heappush(cheap if profitable(index) else oldest, index)
+
+    for index, n in enumerate(missing):
+        if not n:
+            offer(index)
+    order = []
+    while cheap or oldest:
+        index = heappop(cheap) if cheap else heappop(oldest)
+        if done[index]:
+            continue
+        done[index] = True
+        order.append(index)
+        for value in {read.value for read in draft.steps[index].reads}:
+            left[value] -= 1
+            last[value] -= index
+            if left[value] == 1 and value not in kept:
+                reader = last[value]
+                if not missing[reader] and not done[reader] and profitable(reader):
+                    heappush(cheap, reader)
+        for i in after[index]:
+            missing[i] -= 1
+            if not missing[i]:
+                offer(i)
+    return order

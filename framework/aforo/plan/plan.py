@@ -1,0 +1,213 @@
+"""The plan: every step of a program, and the byte where every value lies. Plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from aforo_backends.contract import Profile, round_up
+
+from ..graph import PRIMITIVES, Graph, Place, Tensor, Variable
+from ..specs import Layout, Shape, Size, at, count, value_bytes
+from . import offsets
+from .lower import Draft, Operand, Step, for_backend, lower
+from .order import by_creation, by_release, settle
+from .verify import verify
+
+
+@dataclass(frozen=True)
+class PlannedValue:
+    """A value and its memory: an offset in the arena, the memory of a variable, or that of a constant."""
+
+    shape: Shape
+    dtype: str
+    place: Place
+    offset: int | None = None
+    variable: Variable | None = None
+    leaf: Tensor | None = None
+
+    def nbytes(self, sizes: Mapping[str, int]) -> int:
+        return value_bytes(self.shape, self.dtype, sizes)
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    op: str
+    attributes: dict[str, Any]
+    reads: tuple[Operand, ...]
+    write: Operand
+    scratch: tuple[Operand, ...]
+    place: Place
+    flops: Size
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A part of the arena, the values that take turns in it, and the steps during which it is in use."""
+
+    offset: int
+    nbytes: int
+    start: int
+    end: int
+    values: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What runs, in which order, and where everything lies, for one backend and the largest sizes.
+
+    It also runs at smaller sizes, at the same offsets.
+    """
+
+    profile: Profile
+    sizes: Mapping[str, int]
+    values: tuple[PlannedValue, ...]
+    steps: tuple[PlannedStep, ...]
+    buffers: tuple[Buffer, ...]
+    outputs: Mapping[str, Operand]
+
+    @cached_property
+    def peak_bytes(self) -> int:
+        """Where the last buffer ends."""
+        return max((buffer.offset + buffer.nbytes for buffer in self.buffers), default=0)
+
+    @cached_property
+    def arena_bytes(self) -> int:
+        """What the arena takes from the allocator."""
+        return self.profile.footprint(self.peak_bytes)
+
+    @cached_property
+    def live_bytes(self) -> list[int]:
+        """Bytes in use at every step, its inputs and its output together."""
+        change = [0] * (len(self.steps) + 1)
+        for buffer in self.buffers:
+            change[buffer.start] += buffer.nbytes
+            change[buffer.end + 1] -= buffer.nbytes
+        live, total = [], 0
+        for step in range(len(self.steps)):
+            total += change[step]
+            live.append(total)
+        return live
+
+    @cached_property
+    def lower_bound_bytes(self) -> int:
+        """The arena no placement can undercut, for this order and this sharing, in the sizes the arena uses."""
+        return self.profile.footprint(max(self.live_bytes, default=0))
+
+    @cached_property
+    def variables(self) -> tuple[Variable, ...]:
+        return tuple(dict.fromkeys(value.variable for value in self.values if value.variable is not None))
+
+    @cached_property
+    def leaves(self) -> tuple[Tensor, ...]:
+        return tuple(value.leaf for value in self.values if value.leaf is not None)
+
+    def __str__(self) -> str:
+        def where(operand: Operand) -> str:
+            value = self.values[operand.value]
+            if value.variable is not None:
+                return f"{value.variable.owner}/{value.variable.name}"
+            return f"arena+{value.offset}" if value.offset is not None else f"{value.leaf}"
+
+        return "\n".join(
+            f"{i:4d} {step.op:12s} {where(step.write)} <- {', '.join(map(where, step.reads))}"
+            for i, step in enumerate(self.steps)
+        )
+
+
+def make_plan(graph: Graph, profile: Profile, sizes: Mapping[str, int]) -> Plan:
+    """Decide the order, what shares memory, and the offsets; then check all of it independently."""
+    draft = lower(for_backend(graph, profile))
+    before = settle(draft)
+
+    def nbytes(value: int) -> int:
+        size: int = at(draft.values[value].nbytes, sizes)
+        return round_up(size, profile.alignment)
+
+    orders = [by_release(draft, before, nbytes), by_creation(draft, before)]
+    shared = [(_share(draft, order, nbytes), order) for order in orders]
+    buffers, order = min(shared, key=lambda choice: offsets.lower_bound([interval for interval, _ in choice[0]]))
+
+    found = offsets.place([interval for interval, _ in buffers])
+    offset = {value: where for where, (_, values) in zip(found, buffers, strict=True) for value in values}
+    plan = Plan(
+        profile=profile,
+        sizes=dict(sizes),
+        values=tuple(
+            PlannedValue(value.shape, value.dtype, value.place, offset.get(i), value.variable, value.leaf)
+            for i, value in enumerate(draft.values)
+        ),
+        steps=tuple(_planned(draft, draft.steps[index]) for index in order),
+        buffers=tuple(
+            Buffer(where, interval.nbytes, interval.start, interval.end, tuple(values))
+            for where, (interval, values) in zip(found, buffers, strict=True)
+        ),
+        outputs=dict(draft.outputs),
+    )
+    verify(plan)
+    return plan
+
+
+def _planned(draft: Draft, step: Step) -> PlannedStep:
+    def whole(value: int) -> Operand:
+        return Operand(value, Layout.dense(draft.values[value].shape))
+
+    return PlannedStep(
+        step.op,
+        step.node.attributes if step.op == step.node.op else {},
+        step.reads,
+        whole(step.write),
+        tuple(map(whole, step.scratch)),
+        step.node.place,
+        step.node.primitive.flops(step.node) if step.op == step.node.op else 0,
+    )
+
+
+def _share(draft: Draft, order: list[int], nbytes: Any) -> list[tuple[offsets.Interval, list[int]]]:
+    """Buffers of the arena: a step may write over an input at its last reader, on the identical dense layout."""
+    turn = {index: i for i, index in enumerate(order)}
+    last = [max((turn[index] for index in steps), default=-1) for steps in draft.readers()]
+    for operand in draft.outputs.values():
+        last[operand.value] = len(order)
+    members: dict[int, list[int]] = {}  # first value of a buffer -> its values
+    first: dict[int, int] = {}
+    start: dict[int, int] = {}
+
+    for now, index in enumerate(order):
+        step = draft.steps[index]
+        for value in step.scratch:
+            members[value], first[value], start[value], last[value] = [value], value, now, now
+        out = step.write
+        if not draft.values[out].in_arena:
+            continue
+        taken = next((read for i, read in enumerate(step.reads) if _takes_over(draft, step, i, last, now)), None)
+        if taken is None:
+            members[out], first[out], start[out] = [out], out, now
+        else:
+            first[out] = first[taken.value]
+            members[first[out]].append(out)
+    return [
+        (
+            offsets.Interval(
+                nbytes(head), start[head], min(len(order) - 1, max(start[head], max(last[value] for value in values)))
+            ),
+            values,
+        )
+        for head, values in members.items()
+    ]
+
+
+def _takes_over(draft: Draft, step: Step, position: int, last: list[int], now: int) -> bool:
+    read = step.reads[position]
+    value, out = draft.values[read.value], draft.values[step.write]
+    dense = Layout.dense(out.shape)
+    return (
+        position in PRIMITIVES[step.op].overwrites
+        and value.in_arena
+        and last[read.value] == now
+        and value.dtype == out.dtype
+        and count(value.shape) == count(out.shape)
+        and all(other.layout == dense for other in step.reads if other.value == read.value)
+    )

@@ -1,0 +1,158 @@
+"""Programs: plans bound to a backend. Binding happens once; afterwards a program only runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from aforo_backends.contract import Instruction, Storage
+
+from .device import Device, Generation, fill, materialise, strided
+from .graph import BATCH, Graph, Tensor
+from .plan import Operand, Plan, make_plan, verify
+from .specs import Layout, at, value_bytes
+
+Sizes = Mapping[str, int]
+_KEPT_PROGRAMS = 16
+
+
+class Program:
+    """A plan at certain sizes, every view made and every kernel chosen."""
+
+    def __init__(self, plan: Plan, sizes: Sizes, device: Device, arena: Storage | None, constants: dict[Any, Storage]) -> None:
+        backend = device.backend
+        views: dict[tuple[int, Operand], Any] = {}
+
+        def located(operand: Operand) -> tuple[Storage, Any]:
+            value = plan.values[operand.value]
+            storage = arena
+            if value.variable is not None:
+                storage = value.variable.storage
+            elif value.leaf is not None:
+                storage = constants[leaf_key(value.leaf)]
+            assert storage is not None
+            return storage, strided(operand.layout, value.dtype, sizes, value.offset or 0)
+
+        def array(operand: Operand) -> Any:
+            # One array a view: backends tell identical operands from overlapping ones by identity.
+            storage, view = located(operand)
+            return views.setdefault((id(storage), view), backend.view(storage, view))  # type: ignore[arg-type]
+
+        calls = []
+        for step in plan.steps:
+            attributes = {key: at(value, sizes) for key, value in step.attributes.items()}
+            instruction = Instruction(
+                step.op,
+                tuple(located(operand)[1] for operand in step.reads),
+                located(step.write)[1],
+                tuple(located(operand)[1] for operand in step.scratch),
+                attributes,
+            )
+            operands = [array(operand) for operand in step.reads]
+            calls.append(backend.compile(instruction, operands, array(step.write), [array(o) for o in step.scratch]))
+        self.run = backend.program(calls)
+        self.outputs = {name: array(operand) for name, operand in plan.outputs.items()}
+        self.slots = {
+            value.variable: array(Operand(i, Layout.dense(value.shape)))
+            for i, value in enumerate(plan.values)
+            if value.variable is not None and value.variable.role == BATCH
+        }
+        scalar = Layout.dense(())
+        self._backend = backend
+        self._sized = [
+            (backend.view(constants[leaf_key(leaf)], strided(scalar, leaf.dtype, sizes)), leaf_value(leaf, sizes))
+            for leaf in plan.leaves
+            if is_sized(leaf)
+        ]
+
+    def activate(self) -> None:
+        """Write the constants that depend on the sizes; another program may have left its own."""
+        for array, value in self._sized:
+            self._backend.copy_in(array, value)
+
+
+def leaf_key(leaf: Tensor) -> tuple[Any, ...]:
+    return leaf.op, tuple(sorted(leaf.attributes.items()))
+
+
+def is_sized(leaf: Tensor) -> bool:
+    """Whether a constant's value depends on the sizes a program runs at."""
+    return leaf.op == "constant" and not (isinstance(leaf.attributes["times"], int) and isinstance(leaf.attributes["per"], int))
+
+
+def leaf_value(leaf: Tensor, sizes: Sizes) -> Any:
+    """What a constant holds."""
+    a = leaf.attributes
+    if leaf.op == "constant":
+        if isinstance(a["value"], bytes):
+            return np.frombuffer(a["value"], leaf.dtype).reshape(leaf.shape)  # type: ignore[arg-type]
+        return a["value"] * at(a["times"], sizes) / at(a["per"], sizes)
+    size = at(a["size"], sizes)
+    return np.arange(size, dtype=leaf.dtype) if leaf.op == "iota" else np.ones(size, leaf.dtype)
+
+
+class Workspace:
+    """What the programs of one model share on one device: the arena and the constants.
+
+    A bound arena does not move. When it, or a batch slot, must grow, every program is rebuilt.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.arena: Storage | None = None
+        self.arena_bytes = 0
+        self.constants: dict[Any, Storage] = {}
+        self.plans: dict[str, Plan] = {}
+        self.programs: dict[tuple[str, int], Program] = {}
+        self.active: Program | None = None
+        self._generation = Generation.current
+
+    def program(self, kind: str, batch: int, graph: Callable[[], Graph]) -> Program:
+        """The program of that kind, ready to run on a batch of that many rows."""
+        program = self.programs.get((kind, batch))
+        if program is None or self._generation != Generation.current:
+            program = self._bind(kind, batch, graph)
+        if program is not self.active:
+            program.activate()
+            self.active = program
+        return program
+
+    def _bind(self, kind: str, batch: int, graph: Callable[[], Graph]) -> Program:
+        sizes = {"batch": batch}
+        plan = self.plans.get(kind)
+        if plan is None or plan.sizes["batch"] < batch:
+            plan = self.plans[kind] = make_plan(graph(), self.device.profile, sizes)
+            self.programs = {key: bound for key, bound in self.programs.items() if key[0] != kind}
+        elif plan.sizes["batch"] != batch:
+            verify(plan, sizes)
+        for variable in plan.variables:
+            materialise(variable, plan.sizes, self.device)
+        self._open(plan)
+        if self._generation != Generation.current:
+            self.programs.clear()
+            self._generation = Generation.current
+        if len(self.programs) >= _KEPT_PROGRAMS:
+            self.programs.pop(next(iter(self.programs)))
+        self.active = None
+        program = self.programs[kind, batch] = Program(plan, sizes, self.device, self.arena, self.constants)
+        return program
+
+    def _open(self, plan: Plan) -> None:
+        """Make room for what the plan needs in the arena and for its constants."""
+        profile, backend = self.device.profile, self.device.backend
+        if plan.arena_bytes > self.arena_bytes:
+            self.programs.clear()
+            self.arena, self.active = None, None
+            self.arena = backend.open(plan.peak_bytes)
+            self.arena_bytes = plan.arena_bytes
+        for leaf in plan.leaves:
+            key = leaf_key(leaf)
+            needed = value_bytes(leaf.shape, leaf.dtype, plan.sizes)
+            held = self.constants.get(key)
+            if held is None or held.nbytes < profile.footprint(needed):
+                if held is not None:
+                    self.programs.clear()
+                    self.active = held = None
+                storage = self.constants[key] = backend.open(needed)
+                fill(self.device, storage, leaf.shape, leaf.dtype, leaf_value(leaf, plan.sizes), plan.sizes)

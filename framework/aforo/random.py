@@ -1,0 +1,58 @@
+"""Seeds. Everything random is drawn from Philox, a counter-based generator, keyed by what it is for.
+
+Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3 (2011).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import count
+from os import urandom
+
+import numpy as np
+
+from .errors import InvalidType, explain
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A source of random numbers: a seed, and the turn of what draws from it since that seed was set."""
+
+    seed: int
+    turn: int
+
+    def generator(self, purpose: str) -> np.random.Generator:
+        return generator(self.seed, f"{self.turn}/{purpose}")
+
+
+_seed = int.from_bytes(urandom(8), "little")
+_turns = count()
+_was_set = False
+
+
+def set_seed(seed: int) -> None:
+    """Make what is created from here on reproducible: initial weights, dropout, and the shuffles of a `fit` without a seed."""
+    global _seed, _turns, _was_set
+    _seed, _turns, _was_set = check_seed(seed), count(), True
+
+
+def check_seed(seed: int) -> int:
+    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
+        raise InvalidType(explain("a seed is a whole number.", received=repr(seed), fix="af.set_seed(11)"))
+    return seed.__index__()
+
+
+def new_stream() -> Stream:
+    return Stream(_seed, next(_turns))
+
+
+def shuffle_seed() -> int:
+    """The seed of a `fit` that was given none."""
+    return _seed if _was_set else int.from_bytes(urandom(8), "little")
+
+
+def generator(seed: int, purpose: str) -> np.random.Generator:
+    """A generator that depends on nothing but the seed and what it is for."""
+    key = blake2b(f"{seed}/{purpose}".encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=np.frombuffer(key, np.uint64)))

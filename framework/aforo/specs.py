@@ -1,0 +1,212 @@
+"""Shapes with symbolic axes, and dtypes.
+
+A `Dim` is the length of an axis that is not known while a graph is built: the batch, or time. It is a polynomial with
+whole coefficients in named symbols, so `2 * batch`, `batch * time` and `time - 1` are all exact. One graph serves every
+batch size because nothing can look at a Dim's value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, NoReturn
+
+from .errors import InvalidType, InvalidValue, explain
+
+DTYPES = {"float32": 4, "float64": 8, "int32": 4, "int64": 8, "bool": 1}
+FLOATS = ("float32", "float64")
+INTEGERS = ("int32", "int64")
+
+_Terms = dict[tuple[str, ...], int]
+
+
+class Dim:
+    """The length of a symbolic axis.
+
+    `terms` maps a product of symbols to its coefficient; `()` is the constant term.
+    """
+
+    __slots__ = ("_hash", "terms")
+
+    def __init__(self, terms: _Terms) -> None:
+        self.terms = terms
+        self._hash = hash(frozenset(terms.items()))
+
+    @staticmethod
+    def symbol(name: str) -> Dim:
+        return Dim({(name,): 1})
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Dim) and self.terms == other.terms
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __add__(self, other: int | Dim) -> int | Dim:
+        terms = dict(self.terms)
+        for symbols, coefficient in _terms(other).items():
+            terms[symbols] = terms.get(symbols, 0) + coefficient
+        return _reduced(terms)
+
+    __radd__ = __add__
+
+    def __neg__(self) -> Dim:
+        return Dim({symbols: -coefficient for symbols, coefficient in self.terms.items()})
+
+    def __sub__(self, other: int | Dim) -> int | Dim:
+        return self + -other
+
+    def __rsub__(self, other: int) -> int | Dim:
+        return -self + other
+
+    def __mul__(self, other: int | Dim) -> int | Dim:
+        terms: _Terms = {}
+        for a, m in self.terms.items():
+            for b, n in _terms(other).items():
+                symbols = tuple(sorted(a + b))
+                terms[symbols] = terms.get(symbols, 0) + m * n
+        return _reduced(terms)
+
+    __rmul__ = __mul__
+
+    def __floordiv__(self, other: int | Dim) -> int | Dim:
+        """Exact division by a number or a single product of symbols."""
+        ((divisor, n), *rest) = _terms(other).items()
+        terms: _Terms = {}
+        for symbols, coefficient in self.terms.items():
+            left = list(symbols)
+            for symbol in divisor:
+                if symbol in left:
+                    left.remove(symbol)
+                else:
+                    rest.append(((symbol,), 1))
+            if rest or coefficient % n:
+                raise InvalidValue(explain(f"{self} does not divide by {other} for every value of its symbols."))
+            terms[tuple(left)] = coefficient // n
+        return _reduced(terms)
+
+    def at(self, sizes: Mapping[str, int]) -> int:
+        return sum(n * prod(sizes[symbol] for symbol in symbols) for symbols, n in self.terms.items())
+
+    def _no_value(self, *_: object) -> NoReturn:
+        raise InvalidValue(
+            explain(
+                f"the size of a symbolic axis ({self}) has no value while a graph is built: one graph serves every size.",
+                expected="code that does the same for every size; sizes may be added, multiplied and used in shapes",
+                received=f"a request for the value of {self}",
+                fix="use x.shape[0] as it is, -1 in reshape, or af.ops.mean instead of dividing by a count",
+            )
+        )
+
+    __int__ = __index__ = __bool__ = __float__ = _no_value
+    __lt__ = __le__ = __gt__ = __ge__ = __truediv__ = __mod__ = _no_value
+
+    def __repr__(self) -> str:
+        def term(symbols: tuple[str, ...], n: int) -> str:
+            factors = [str(n)] * (n != 1 or not symbols) + list(symbols)
+            return "·".join(factors)
+
+        return " + ".join(term(symbols, n) for symbols, n in sorted(self.terms.items(), reverse=True))
+
+
+def _terms(size: int | Dim) -> _Terms:
+    return size.terms if isinstance(size, Dim) else {(): size}
+
+
+def _reduced(terms: _Terms) -> int | Dim:
+    terms = {symbols: n for symbols, n in terms.items() if n}
+    if not terms:
+        return 0
+    if len(terms) == 1 and () in terms:
+        return terms[()]
+    return Dim(terms)
+
+
+Size = int | Dim
+Shape = tuple[Size, ...]
+
+BATCH = Dim.symbol("batch")
+
+
+def at(value: Any, sizes: Mapping[str, int]) -> Any:
+    """`value` with every Dim in it, however deep in tuples, replaced by its size."""
+    if isinstance(value, Dim):
+        return value.at(sizes)
+    if isinstance(value, tuple):
+        return tuple(at(item, sizes) for item in value)
+    return value
+
+
+def count(shape: Iterable[Size]) -> Size:
+    """How many values a shape holds."""
+    total: Size = 1
+    for size in shape:
+        total = size * total
+    return total
+
+
+def value_bytes(shape: Iterable[Size], dtype: str, sizes: Mapping[str, int]) -> int:
+    """Bytes of a dense array at these sizes."""
+    total: int = DTYPES[dtype] * at(count(shape), sizes)
+    return total
+
+
+def strides(shape: Sequence[Size]) -> Shape:
+    """Strides, in elements, of a dense row-major array."""
+    steps: list[Size] = []
+    step: Size = 1
+    for size in reversed(shape):
+        steps.append(step)
+        step = size * step
+    return tuple(reversed(steps))
+
+
+def written(shape: Sequence[Size]) -> str:
+    """A shape as people write it: (batch, 4)."""
+    return "(" + ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "") + ")"
+
+
+def as_dtype(dtype: Any) -> str:
+    """The name of a dtype that was given as a name or as a NumPy dtype."""
+    name = dtype if isinstance(dtype, str) else getattr(dtype, "__name__", None) or str(dtype)
+    if name not in DTYPES:
+        raise InvalidType(explain(f"{name!r} is no dtype of Aforo.", expected="one of " + ", ".join(DTYPES), received=name))
+    return name
+
+
+def as_shape(shape: Any, what: str) -> Shape:
+    """A shape given as a sequence of positive whole numbers."""
+    if isinstance(shape, int):
+        shape = (shape,)
+    sizes = tuple(shape)
+    for size in sizes:
+        if isinstance(size, Dim):
+            continue
+        if isinstance(size, bool) or not hasattr(size, "__index__"):
+            raise InvalidType(explain(f"{what} must hold whole numbers.", expected="e.g. [3]", received=shape))
+        if size < 1:
+            raise InvalidValue(explain(f"{what} must hold positive numbers.", expected="sizes of 1 or more", received=shape))
+    return tuple(size if isinstance(size, Dim) else int(size) for size in sizes)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a value lies in the memory it looks at; offset and strides in elements."""
+
+    offset: Size
+    shape: Shape
+    strides: Shape
+
+    @staticmethod
+    def dense(shape: Shape) -> Layout:
+        return Layout(0, shape, strides(shape))
+
+    @property
+    def is_dense(self) -> bool:
+        return self.offset == 0 and self.strides_matter == Layout.dense(self.shape).strides_matter
+
+    @property
+    def strides_matter(self) -> Shape:
+        """The strides of the axes that are longer than 1."""
+        return tuple(step for size, step in zip(self.shape, self.strides, strict=True) if size != 1)

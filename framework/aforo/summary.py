@@ -1,0 +1,34 @@
+"""What a model is made of, as a table."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING
+
+from .specs import written
+from .tables import render
+
+if TYPE_CHECKING:
+    from .model import Sequential
+
+
+def text(model: Sequential) -> str:
+    rows, total, trainable = [], 0, 0
+    seen: set[int] = set()
+    stages = model.stages[1:] if model.built else [None] * len(model.layers)
+    for layer, stage in zip(model.layers, stages, strict=True):
+        own = [weight for weight in layer.weights if id(weight) not in seen]
+        seen |= {id(weight) for weight in own}
+        parameters = sum(prod(map(int, weight.shape)) for weight in own)
+        total += parameters
+        trainable += sum(prod(map(int, weight.shape)) for weight in own if weight.trainable)
+        shape = written(stage.shape) if stage is not None else "?"
+        values = "b × " + str(prod(map(int, stage.shape[1:]))) if stage is not None else "?"
+        rows.append((f"{layer.name} ({type(layer).__name__})", shape, values, f"{parameters:,}" if stage is not None else "?"))
+    known = "" if model.built else " (sizes follow from the first data)"
+    footer = [f"parameters: {total:,}, trainable: {trainable:,}{known}"]
+    return render(f'model "{model.name}"', ("layer", "output shape", "activations", "parameters"), rows, footer)
+
+
+def print_summary(model: Sequential) -> None:
+    print(text(model))

@@ -1,0 +1,325 @@
+"""fit, evaluate and predict: batches in, programs run, totals out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import device as devices
+from .callbacks import Callback, LazyLogs
+from .checks import as_array, as_inputs, as_targets, check_finite, check_rows, check_same_rows, sample_weights, whole
+from .errors import InvalidType, InvalidValue, explain
+from .graph import Variable
+from .history import History
+from .losses import ANY
+from .progress import level, reporter
+from .random import check_seed, generator, shuffle_seed
+from .specs import BATCH, INTEGERS
+from .steps import EVALUATION, PREDICTION, TRAINING
+
+if TYPE_CHECKING:
+    from .model import Sequential
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass
+class Batches:
+    """Checked data, and the batch slots it goes into."""
+
+    columns: list[tuple[Variable, Array]]
+    rows: int
+
+    @property
+    def weighted(self) -> bool:
+        return len(self.columns) > 2
+
+    def converted(self) -> Batches:
+        """The same data in the dtypes of the slots, in rows that lie one after the other; copied only where it is not."""
+        return Batches([(slot, np.ascontiguousarray(values, slot.dtype)) for slot, values in self.columns], self.rows)
+
+    def part(self, rows: slice) -> Batches:
+        start, stop, _ = rows.indices(self.rows)
+        return Batches([(slot, values[rows]) for slot, values in self.columns], stop - start)
+
+
+def prepare(
+    model: Sequential,
+    x: Any,
+    y: Any,
+    sample_weight: Any = None,
+    class_weight: Mapping[int, float] | None = None,
+    names: tuple[str, str] = ("x", "y"),
+) -> Batches:
+    """Check data against the model. Raises before anything changes."""
+    loss, _ = model.require_compiled()
+    model.build_from(x)
+    assert model.input is not None
+    inputs = as_inputs(x, model.input.shape, model.dtype, names[0])
+    head = model.output
+    if loss.target == ANY:
+        targets = as_array(y, names[1])
+        check_same_rows(inputs, targets, *names)
+        check_finite(targets, head.dtype, names[1])
+        _fit_target(model, targets)
+    else:
+        shape, dtype = loss.target_spec(head)
+        targets = as_targets(y, shape, dtype, loss, head.shape, names[1])
+        check_same_rows(inputs, targets, *names)
+        if model.target is None:
+            model.set_target(shape, dtype)
+    assert model.target is not None
+    columns = [(model.input, inputs), (model.target, targets)]
+    weights = sample_weights(sample_weight, class_weight, targets, len(inputs), loss, head.dtype)
+    if weights is not None:
+        model.graph(EVALUATION, weighted=True)
+        assert model.sample_weight is not None
+        columns.append((model.sample_weight, weights))
+    return Batches(columns, len(inputs))
+
+
+def _fit_target(model: Sequential, targets: Array) -> None:
+    """A user's own loss takes targets as they come."""
+    head = model.output
+    if targets.ndim == 1 and head.ndim == 2 and head.shape[-1] == 1:
+        targets.shape = (len(targets), 1)
+    whole_numbers = targets.dtype.kind in "iu" and targets.shape[1:] != head.shape[1:]
+    shape, dtype = (BATCH, *targets.shape[1:]), INTEGERS[0] if whole_numbers else head.dtype
+    if model.target is None or (model.target.shape, model.target.dtype) != (shape, dtype):
+        model.set_target(shape, dtype)
+
+
+def _run(model: Sequential, batches: Batches, kind: str, batch_size: int, order: Array | None = None) -> Iterator[int]:
+    """Run a program over the data, batch by batch; after each, the number of rows done."""
+    backend = devices.device(model.device).backend
+    gather, copy_in = backend.gather, backend.copy_in
+    for start in range(0, batches.rows, batch_size):
+        stop = min(start + batch_size, batches.rows)
+        program = model.program(kind, stop - start, batches.weighted)
+        slots = program.slots
+        for slot, values in batches.columns:
+            if slot not in slots:
+                continue  # a loss may ignore its targets
+            if order is None:
+                copy_in(slots[slot], values[start:stop])
+            else:
+                gather(slots[slot], values, order[start:stop])
+        program.run()
+        yield stop
+
+
+def _reset(model: Sequential) -> None:
+    for total in model.totals.values():
+        if total.storage is not None:
+            devices.write(total, np.asarray(0.0), total.device)
+
+
+def _means(model: Sequential, rows: int, prefix: str = "") -> dict[str, float]:
+    return {prefix + name: float(devices.read(total)) / rows for name, total in model.totals.items()}
+
+
+def _reported(model: Sequential, logs: dict[str, float]) -> Any:
+    values = list(logs.values())
+    return values[0] if len(values) == 1 else values
+
+
+def on_batch(
+    model: Sequential,
+    x: Any,
+    y: Any,
+    sample_weight: Any,
+    class_weight: Mapping[int, float] | None,
+    kind: str,
+) -> Any:
+    with model.lock:
+        batches = prepare(model, x, y, sample_weight, class_weight)
+        _reset(model)
+        for _ in _run(model, batches, kind, batches.rows):
+            pass
+        return _reported(model, _means(model, batches.rows))
+
+
+def _evaluated(model: Sequential, batches: Batches, batch_size: int, prefix: str = "") -> dict[str, float]:
+    _reset(model)
+    for _ in _run(model, batches, EVALUATION, batch_size):
+        pass
+    return _means(model, batches.rows, prefix)
+
+
+def evaluate(
+    model: Sequential, x: Any, y: Any, batch_size: int, verbose: Any, sample_weight: Any, return_dict: bool
+) -> Any:
+    with model.lock:
+        shown = level(verbose)
+        whole("batch_size", batch_size, 1)
+        logs = _evaluated(model, prepare(model, x, y, sample_weight), batch_size)
+    if shown:
+        print(" - ".join(f"{name}: {value:.4f}" for name, value in logs.items()))
+    return logs if return_dict else _reported(model, logs)
+
+
+def predict(model: Sequential, x: Any, batch_size: int, verbose: Any) -> Array:
+    with model.lock:
+        level(verbose)
+        whole("batch_size", batch_size, 1)
+        model.build_from(x)
+        assert model.input is not None
+        array = as_inputs(x, model.input.shape, model.dtype)
+        head = model.output
+        out = np.empty((len(array), *head.shape[1:]), head.dtype)  # type: ignore[arg-type]
+        backend = devices.device(model.device).backend
+        done = 0
+        for stop in _run(model, Batches([(model.input, array)], len(array)), PREDICTION, batch_size):
+            out[done:stop] = backend.copy_out(model.program(PREDICTION, stop - done).outputs["y_pred"])
+            done = stop
+        return out
+
+
+def _split(model: Sequential, batches: Batches, validation_split: float, validation_data: Any) -> tuple[Batches, Batches | None]:
+    """Training and validation data."""
+    if validation_data is not None:
+        if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
+            raise InvalidType(
+                explain(
+                    "validation_data holds samples and targets.",
+                    expected="(x_val, y_val), or (x_val, y_val, sample_weight)",
+                    received=type(validation_data).__name__,
+                )
+            )
+        x, y, *weights = validation_data
+        return batches, prepare(model, x, y, *weights, names=("validation x", "validation y"))
+    if isinstance(validation_split, bool) or not isinstance(validation_split, (int, float)) or not 0 <= validation_split < 1:
+        raise InvalidValue(
+            explain("validation_split is the fraction of the data to hold out.", expected="at least 0, less than 1", received=validation_split)
+        )
+    if not validation_split:
+        return batches, None
+    kept = int(batches.rows * (1 - validation_split))
+    if not 0 < kept < batches.rows:
+        raise InvalidValue(
+            explain(
+                f"validation_split leaves nothing to train on, or nothing to validate with: the data has {batches.rows} rows.",
+                received=validation_split,
+            )
+        )
+    return batches.part(slice(0, kept)), batches.part(slice(kept, None))
+
+
+def _overridden(callbacks: Sequence[Callback], method: str) -> list[Any]:
+    """The callbacks' methods that do something."""
+    return [
+        getattr(callback, method)
+        for callback in callbacks
+        if method in vars(callback) or getattr(type(callback), method) is not getattr(Callback, method)
+    ]
+
+
+def _check_callbacks(callbacks: Any) -> list[Callback]:
+    given = [] if callbacks is None else list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
+    for callback in given:
+        if not isinstance(callback, Callback):
+            raise InvalidType(
+                explain("this is no callback.", expected="an instance of af.callbacks.Callback", received=repr(callback))
+            )
+    return given
+
+
+def fit(
+    model: Sequential,
+    x: Any,
+    y: Any,
+    *,
+    epochs: int,
+    batch_size: int,
+    verbose: Any,
+    callbacks: Any,
+    validation_split: float,
+    validation_data: Any,
+    shuffle: bool,
+    seed: int | None,
+    class_weight: Mapping[int, float] | None,
+    sample_weight: Any,
+    initial_epoch: int,
+) -> History:
+    with model.lock:
+        epochs = whole("epochs", epochs, 1)
+        batch_size = whole("batch_size", batch_size, 1)
+        initial_epoch = whole("initial_epoch", initial_epoch, 0)
+        shown = level(verbose)
+        called = _check_callbacks(callbacks)
+        chosen = shuffle_seed() if seed is None else check_seed(seed)
+        batches, validation = _split(
+            model, prepare(model, x, y, sample_weight, class_weight), validation_split, validation_data
+        )
+        model.graph(TRAINING, batches.weighted)
+        batches = batches.converted()
+        validation = validation and validation.converted()
+        if seed is None:  # two fits in a row shuffle differently
+            chosen += model.epochs_trained
+        return _train(
+            model, batches, validation, range(initial_epoch, epochs), batch_size, shuffle, chosen, shown, called
+        )
+
+
+def _train(
+    model: Sequential,
+    batches: Batches,
+    validation: Batches | None,
+    epochs: range,
+    batch_size: int,
+    shuffle: bool,
+    seed: int,
+    shown: int,
+    callbacks: Sequence[Callback],
+) -> History:
+    history = History()
+    model.stop_training = False
+    for callback in callbacks:
+        callback.set_model(model)
+
+    def call(method: str, *arguments: Any) -> None:
+        for function in _overridden(callbacks, method):
+            function(*arguments)
+
+    before_batch = _overridden(callbacks, "on_train_batch_begin")
+    after_batch = _overridden(callbacks, "on_train_batch_end")
+    call("on_train_begin", {})
+    logs: dict[str, float] = {}
+    with reporter(shown, epochs.stop) as report:
+        for epoch in epochs:
+            call("on_epoch_begin", epoch, {})
+            started = perf_counter()
+            report.start(epoch, batches.rows)
+            order = generator(seed, f"shuffle/{epoch}").permutation(batches.rows) if shuffle else None
+            _reset(model)
+            done = number = 0
+            for function in before_batch:
+                function(0, {})
+            for stop in _run(model, batches, TRAINING, batch_size, order):
+                report.advance(stop - done)
+                done = stop
+                if after_batch:
+                    lazy = LazyLogs(list(model.totals), lambda rows=stop: _means(model, rows))  # type: ignore[misc]
+                    for function in after_batch:
+                        function(number, lazy)
+                if before_batch and stop < batches.rows:
+                    for function in before_batch:
+                        function(number + 1, {})
+                number += 1
+                if model.stop_training:
+                    break
+            logs = _means(model, done)
+            if validation is not None:
+                logs |= _evaluated(model, validation, batch_size, "val_")
+            report.end(epoch, logs, perf_counter() - started)
+            history.record(epoch, logs)
+            model.epochs_trained += 1
+            call("on_epoch_end", epoch, dict(logs))
+            if model.stop_training:
+                break
+    call("on_train_end", logs)
+    return history
