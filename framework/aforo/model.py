@@ -40,6 +40,8 @@ class Sequential:
         if self.dtype not in FLOATS:
             raise InvalidType(explain("a model computes with floating-point numbers.", expected=" or ".join(FLOATS), received=dtype))
         self.layers: list[Layer] = []
+        self._names: dict[str, Layer] = {}
+        self._numbers: dict[str, int] = {}  # where the search for a free name goes on
         self.epochs_trained = 0
         self.stop_training = False
         self.loss: losses.Loss | None = None
@@ -73,9 +75,10 @@ class Sequential:
                     fix="af.Activation(f) makes a layer of a function" if callable(layer) else None,
                 )
             )
-        if layer.given_name is None and layer not in self.layers:
+        again = self._names.get(layer.name) is layer  # a layer may stand in the stack twice, and shares its weights
+        if layer.given_name is None and not again:
             layer.name = self._free_name(layer.name)
-        elif layer not in self.layers and any(layer.name == other.name for other in self.layers):
+        elif not again and layer.name in self._names:
             raise InvalidValue(explain(f"two layers are named {layer.name!r}.", fix="give each layer a name of its own"))
         if not self.layers and layer.input_shape is not None:
             self._set_input(layer.input_shape)
@@ -93,6 +96,7 @@ class Sequential:
         if self._stages:
             self._stages.append(layer(self._stages[-1]))
         self.layers.append(layer)
+        self._names[layer.name] = layer
         self._changed()
 
     def pop(self) -> Layer:
@@ -102,12 +106,20 @@ class Sequential:
         if len(self._stages) > len(self.layers):
             self._stages.pop()
         self._changed()
-        return self.layers.pop()
+        layer = self.layers.pop()
+        if layer not in self.layers:
+            del self._names[layer.name]
+        self._numbers.clear()
+        return layer
 
     def _free_name(self, name: str) -> str:
-        taken = {layer.name for layer in self.layers}
-        candidates = [name, *(f"{name}_{i}" for i in range(1, len(taken) + 1))]
-        return next(candidate for candidate in candidates if candidate not in taken)
+        if name not in self._names:
+            return name
+        number = self._numbers.get(name, 1)
+        while f"{name}_{number}" in self._names:
+            number += 1
+        self._numbers[name] = number + 1
+        return f"{name}_{number}"
 
     def _set_input(self, shape: Shape) -> None:
         self.input = Variable("x", (BATCH, *shape), self.dtype, BATCH_ROLE, owner="batch")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 from typing import Any, NoReturn
 
@@ -140,6 +141,11 @@ def at(value: Any, sizes: Mapping[str, int]) -> Any:
 
 def count(shape: Iterable[Size]) -> Size:
     """How many values a shape holds."""
+    return _count(tuple(shape))
+
+
+@lru_cache(4096)
+def _count(shape: Shape) -> Size:
     total: Size = 1
     for size in shape:
         total = size * total
@@ -199,6 +205,7 @@ class Layout:
     strides: Shape
 
     @staticmethod
+    @lru_cache(4096)
     def dense(shape: Shape) -> Layout:
         return Layout(0, shape, strides(shape))
 

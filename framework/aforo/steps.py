@@ -8,6 +8,7 @@ from . import ops
 from .errors import InvalidState, explain
 from .gradient import gradient
 from .graph import LOSS, UPDATE, Graph, Tensor, Variable, constant, leaf, merge, within
+from .graph.tensor import user_line
 from .losses import Loss
 from .metrics import Metric
 from .optimizers import Optimizer
@@ -78,11 +79,12 @@ def training(
             )
         )
     mean, updates = _measured(y_true, y_pred, weights, loss, metrics, totals)
-    with within(layer="optimizer", phase=UPDATE):
+    site = user_line()
+    with within(layer="optimizer", phase=UPDATE, site=site):
         rate = optimizer.rate(mean.dtype)
     gradients = gradient(mean, trained, seed=rate if optimizer.proportional else None)
     for weight, g in zip(trained, gradients, strict=True):
-        with within(layer=weight.variable.owner, phase=UPDATE):
+        with within(layer=weight.variable.owner, phase=UPDATE, site=site):
             step = constant(1.0, g.dtype) if optimizer.proportional else rate
             own = slots[weight.variable]
             after, after_slots = optimizer.apply(weight, g, {name: leaf(slot) for name, slot in own.items()}, step)

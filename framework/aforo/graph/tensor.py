@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count as counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol
@@ -40,8 +40,12 @@ _place: ContextVar[Place] = ContextVar("place", default=Place())
 @contextmanager
 def within(layer: str | None = None, phase: str | None = None, site: str | None = None) -> Iterator[None]:
     """Nodes made inside belong to that layer, phase and line."""
-    given = {"layer": layer, "phase": phase, "site": site}
-    token = _place.set(replace(_place.get(), **{key: value for key, value in given.items() if value is not None}))
+    now = _place.get()
+    token = _place.set(
+        Place(
+            now.layer if layer is None else layer, now.phase if phase is None else phase, now.site if site is None else site
+        )
+    )
     try:
         yield
     finally:
@@ -224,7 +228,7 @@ def apply(name: str, *inputs: Tensor, **attributes: Any) -> Tensor:
     shape, dtype = record.spec(*inputs, **attributes)
     place = _place.get()
     if not place.site:
-        place = replace(place, site=user_line())
+        place = Place(place.layer, place.phase, user_line())
     return Tensor(record, inputs, attributes, shape, dtype, place)
 
 

@@ -369,6 +369,13 @@ def _folded(name: str, a: Tensor, b: Tensor) -> Tensor | None:
         return a
     if name in ("add", "multiply") and a.dtype == b.dtype and _is_number(a, _NEUTRAL[name]):
         return b
+    if b.op == "constant" and name == "multiply" and a.op == "multiply" and a.dtype == b.dtype:
+        for x, factor in (a.inputs, a.inputs[::-1]):
+            if factor.op == "constant":  # (x · 2) · 3 = x · 6
+                number = _folded(name, factor, b)
+                return None if number is None else binary(name, x, number)
+    if a.op == "constant" and b.op != "constant" and name == "multiply":
+        return _folded(name, b, a)
     if a.op != "constant" or b.op != "constant" or a.dtype not in FLOATS or b.dtype not in FLOATS:
         return None
     p, q = a.attributes, b.attributes

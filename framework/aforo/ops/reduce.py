@@ -97,7 +97,7 @@ def sum(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
     """The sum over one axis, several, or all of them."""
     x = as_tensor(x)
     axes = _axes(x, axis)
-    if x.op == "multiply":  # a common factor leaves the sum, so that it is applied to fewer values
+    if x.op == "multiply" and len(axes) == x.ndim:  # a common factor leaves the sum: it is then applied to one value
         for value, factor in (x.inputs, x.inputs[::-1]):
             number = scalar_source(factor)
             if number is not None and value.dtype in FLOATS and number.dtype == value.dtype:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from aforo_backends.contract import Profile
 
 from ..graph import PRIMITIVES, Graph, Place, Tensor, Variable, rebuilt
-from ..graph.graph import merge
 from ..specs import DTYPES, Layout, Shape, Size, count
 
 LEAVES = ("constant", "iota", "ones")
@@ -67,12 +66,18 @@ class Draft:
     chains: dict[Variable, list[int]] = field(default_factory=dict)
     old: dict[Variable, int] = field(default_factory=dict)
 
+    _readers: list[list[int]] = field(default_factory=list)
+    _read_steps: int = 0
+
     def readers(self) -> list[list[int]]:
         """For every value, the steps that read it."""
-        found: list[list[int]] = [[] for _ in self.values]
-        for index, step in enumerate(self.steps):
-            for value in {operand.value for operand in step.reads}:
-                found[value].append(index)
+        found = self._readers
+        found.extend([] for _ in range(len(found), len(self.values)))
+        for index in range(self._read_steps, len(self.steps)):
+            for operand in self.steps[index].reads:
+                if index not in found[operand.value][-1:]:
+                    found[operand.value].append(index)
+        self._read_steps = len(self.steps)
         return found
 
     def add_value(self, shape: Shape, dtype: str, place: Place, **home: object) -> int:
@@ -99,20 +104,21 @@ def for_backend(graph: Graph, profile: Profile) -> Graph:
     if not profile.product_sums:
         return graph
     now: dict[int, Tensor] = {}
+    ones: dict[tuple[Size, str], Tensor] = {}
     for node in graph.nodes:
         inputs = tuple(now[id(i)] for i in node.inputs)
         same = all(a is b for a, b in zip(inputs, node.inputs, strict=True))
-        product = _product_sum(node, inputs)
+        product = _product_sum(node, inputs, ones)
         now[id(node)] = product if product is not None else node if same else rebuilt(node, inputs)
-    return merge(
-        Graph(
-            {name: now[id(node)] for name, node in graph.outputs.items()},
-            {variable: now[id(node)] for variable, node in graph.updates.items()},
-        )
+    return Graph(
+        {name: now[id(node)] for name, node in graph.outputs.items()},
+        {variable: now[id(node)] for variable, node in graph.updates.items()},
     )
 
 
-def _product_sum(node: Tensor, inputs: tuple[Tensor, ...]) -> Tensor | None:
+def _product_sum(
+    node: Tensor, inputs: tuple[Tensor, ...], ones: dict[tuple[Size, str], Tensor]
+) -> Tensor | None:
     """A sum over leading axes as a row of ones times a matrix: two to three times quicker in BLAS."""
     if node.op != "sum" or not node.shape or inputs[0].primitive.view is not None:
         return None
@@ -126,8 +132,9 @@ def _product_sum(node: Tensor, inputs: tuple[Tensor, ...]) -> Tensor | None:
         serial = node.serial - (4 - turn) / 8  # after the node's inputs, in this order, the last in the node's own place
         return Tensor(PRIMITIVES[name], made_of, attributes, out, node.dtype, node.place, serial=serial)
 
-    ones = built("ones", 0, (), (rows,), size=rows, dtype=node.dtype)
-    row = built("reshape", 1, (ones,), (1, rows), shape=(1, rows))
+    if (rows, node.dtype) not in ones:
+        ones[rows, node.dtype] = built("ones", 0, (), (rows,), size=rows, dtype=node.dtype)
+    row = built("reshape", 1, (ones[rows, node.dtype],), (1, rows), shape=(1, rows))
     matrix = x if x.shape == (rows, columns) else built("reshape", 2, (x,), (rows, columns), shape=(rows, columns))
     product = built("matmul", 3, (row, matrix), (1, columns))
     return built("reshape", 4, (product,), node.shape, shape=node.shape)

@@ -6,13 +6,14 @@ counts of work, never by time, so that a plan is the same wherever it is made.
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
 _TRIES = 500
 _WORK = 1_000_000  # placements looked at by the local search
+_SPAN = 64  # buffers for each span of time
 
 
 @dataclass(frozen=True)
@@ -68,21 +69,39 @@ def _peak(buffers: Sequence[Interval], offsets: Sequence[int]) -> int:
 
 
 def _first_fit(buffers: Sequence[Interval], order: Sequence[int]) -> list[int]:
-    """Put the buffers, in this order, at the lowest offset where they fit."""
-    placed: list[tuple[int, int, int, int]] = []  # offset, its end, first step, last step; sorted by offset
+    """Put the buffers, in this order, at the lowest offset where they fit.
+
+    What was placed is also kept by spans of time, so that a short-lived buffer of a deep net looks at its neighbours only,
+    above the floor that buffers living through the whole span have built.
+    """
+    spans = max(1, len(buffers) // _SPAN)
+    width = max((buffer.end for buffer in buffers), default=0) // spans + 1
+    everything: list[tuple[int, int, int, int]] = []  # offset, its end, first step, last step; sorted by offset
+    by_span: list[list[tuple[int, int, int, int]]] = [[] for _ in range(spans)]
+    floors = [0] * spans
     offsets = [0] * len(buffers)
     for i in order:
         buffer = buffers[i]
         nbytes, start, end = buffer.nbytes, buffer.start, buffer.end
-        low = 0
-        for offset, top, first, last in placed:
-            if first <= end and last >= start:
+        first_span, last_span = start // width, end // width
+        if first_span == last_span:
+            low = floors[first_span]
+            around = by_span[first_span]
+            around = around[bisect_left(around, (low,)) :] if low else around
+        else:
+            low, around = max(floors[first_span : last_span + 1]), everything
+        for offset, top, first, last in around:
+            if first <= end and last >= start and top > low:
                 if offset - low >= nbytes:
                     break
-                if top > low:
-                    low = top
+                low = top
         offsets[i] = low
-        insort(placed, (low, low + nbytes, start, end))
+        placed = (low, low + nbytes, start, end)
+        insort(everything, placed)
+        for span in range(first_span, last_span + 1):
+            insort(by_span[span], placed)
+            if low == floors[span] and start <= span * width and end >= (span + 1) * width - 1:
+                floors[span] = low + nbytes
     return offsets
 
 

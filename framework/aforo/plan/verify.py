@@ -68,14 +68,18 @@ def verify(plan: Plan, sizes: Mapping[str, int] | None = None) -> None:
     sizes = plan.sizes if sizes is None else sizes
     arena = _Memory()
     own: dict[int, _Memory] = {}
+    spans: dict[tuple[int, str], tuple[int, int]] = {}
 
     def locate(operand: Operand) -> tuple[_Memory, int, int]:
         value = plan.values[operand.value]
-        start, end = span(operand, value.dtype, sizes)
+        key = id(operand.layout), value.dtype
+        if key not in spans:
+            spans[key] = span(operand, value.dtype, sizes)
+        start, end = spans[key]
         if value.offset is not None:
             return arena, value.offset + start, value.offset + end
-        key = id(value.variable if value.variable is not None else value.leaf)
-        return own.setdefault(key, _Memory()), start, end
+        home = id(value.variable if value.variable is not None else value.leaf)
+        return own.setdefault(home, _Memory()), start, end
 
     def fault(step: int, what: str) -> Error:
         shown = str(plan).splitlines()[max(0, step - 2) : step + 2]
@@ -97,11 +101,11 @@ def verify(plan: Plan, sizes: Mapping[str, int] | None = None) -> None:
             raise fault(0, f"uses value {index}, which is not aligned")
 
     for number, step in enumerate(plan.steps):
-        spans = [read(operand, number) for operand in step.reads]
+        looks = [read(operand, number) for operand in step.reads]
         target = locate(step.write)
         if target[0] is arena and target[2] > plan.peak_bytes:
             raise fault(number, "writes beyond the arena")
-        for position, (operand, where) in enumerate(zip(step.reads, spans, strict=True)):
+        for position, (operand, where) in enumerate(zip(step.reads, looks, strict=True)):
             if where[0] is target[0] and where[1] < target[2] and target[1] < where[2]:
                 allowed = any(
                     other.value == operand.value and i in PRIMITIVES[step.op].overwrites for i, other in enumerate(step.reads)
@@ -111,7 +115,7 @@ def verify(plan: Plan, sizes: Mapping[str, int] | None = None) -> None:
                     raise fault(number, f"writes over its input {position}")
         for scratch in step.scratch:
             memory, start, end = locate(scratch)
-            if end > plan.peak_bytes or any(m is memory and a < end and start < b for m, a, b in [*spans, target]):
+            if end > plan.peak_bytes or any(m is memory and a < end and start < b for m, a, b in [*looks, target]):
                 raise fault(number, "has scratch memory that meets its operands")
             memory.write(start, end, scratch.value)
         target[0].write(target[1], target[2], step.write.value)
