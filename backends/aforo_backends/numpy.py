@@ -52,7 +52,8 @@ class HostStorage:
         return self.block.nbytes
 
     def array(self, view: View) -> Array:
-        return np.ndarray(view.shape, view.dtype, self.block, self._start + view.offset, view.strides)
+        array: Array = np.ndarray(view.shape, view.dtype, self.block, self._start + view.offset, view.strides)
+        return array
 
 
 class NumpyBackend:
@@ -174,7 +175,7 @@ def _concatenate(instruction: Instruction, inputs: Sequence[Array], output: Arra
 def _pad(instruction: Instruction, inputs: Sequence[Array], output: Array) -> Call:
     (x,) = inputs
     before, step = instruction.attributes["before"], instruction.attributes["step"]
-    window = output[tuple(slice(i, i + (n - 1) * s + 1, s) for i, n, s in zip(before, x.shape, step))]
+    window = output[tuple(slice(i, i + (n - 1) * s + 1, s) for i, n, s in zip(before, x.shape, step, strict=True))]
 
     def run() -> None:
         output.fill(0)

@@ -68,8 +68,10 @@ print(loss.item())
 import warnings
 warnings.simplefilter("ignore")
 from sklearn.neural_network import MLPRegressor
-model = MLPRegressor((4, 5), solver="sgd", learning_rate_init=0.01, momentum=0.0, batch_size=32, max_iter=100, tol=1e-12, alpha=0,
-                     n_iter_no_change=1000)
+model = MLPRegressor(
+    hidden_layer_sizes=(4, 5), solver="sgd", learning_rate_init=0.01, momentum=0.0, batch_size=32, max_iter=100, alpha=0,
+    tol=1e-12, n_iter_no_change=1000
+)
 model.fit(x, y)
 print(model.loss_)
 """,

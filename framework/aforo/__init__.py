@@ -3,7 +3,7 @@
 You write the forward; it derives the backward, plans every byte, and runs that plan on NumPy or CuPy.
 """
 
-from . import callbacks, initializers, losses, memory, metrics, ops, optimizers
+from . import callbacks, datasets, initializers, losses, memory, metrics, ops, optimizers
 from .errors import Error
 from .layers import Activation, Dense, Layer
 from .model import Sequential
@@ -13,6 +13,6 @@ from .random import set_seed
 __version__ = "0.1.0"
 
 __all__ = [
-    "SGD", "Activation", "Dense", "Error", "Layer", "Optimizer", "Sequential", "callbacks", "initializers", "losses", "memory",
-    "metrics", "ops", "optimizers", "set_seed",
+    "SGD", "Activation", "Dense", "Error", "Layer", "Optimizer", "Sequential", "callbacks", "datasets", "initializers",
+    "losses", "memory", "metrics", "ops", "optimizers", "set_seed",
 ]  # fmt: skip

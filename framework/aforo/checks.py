@@ -68,13 +68,17 @@ def check_rows(array: Array, shape: Shape, what: str) -> None:
         return
     expected = "(n, " + ", ".join(map(str, shape[1:])) + ")" if len(shape) > 1 else "(n,)"
     if array.ndim and not len(array):
-        raise InvalidValue(explain(f"{what} is empty.", expected=f"shape {expected}, n at least 1", received=written(array.shape)))
+        raise InvalidValue(
+            explain(f"{what} is empty.", expected=f"shape {expected}, n at least 1", received=written(array.shape))
+        )
     fix = None
     if array.shape == shape[1:]:
         fix = f"{what}[None] adds a batch axis to one sample"
     elif array.ndim == 1 and len(shape) == 2 and shape[1] == 1:
         fix = f"{what}[:, None] makes it one column"
-    raise InvalidValue(explain(f"{what} does not fit the model.", expected=f"shape {expected}", received=written(array.shape), fix=fix))
+    raise InvalidValue(
+        explain(f"{what} does not fit the model.", expected=f"shape {expected}", received=written(array.shape), fix=fix)
+    )
 
 
 def check_finite(array: Array, dtype: str, what: str) -> None:
@@ -120,7 +124,11 @@ def as_targets(data: Any, shape: Shape, dtype: str, loss: Loss, head: Shape, wha
         raise InvalidValue(explain(f"{what} holds a negative probability.", expected="one-hot rows", received=array.min()))
     if loss.name == "binary_crossentropy" and (array.min() < 0 or array.max() > 1):
         raise InvalidValue(
-            explain(f"{what} does not fit binary_crossentropy.", expected="values from 0 to 1", received=f"{array.min()} to {array.max()}")
+            explain(
+                f"{what} does not fit binary_crossentropy.",
+                expected="values from 0 to 1",
+                received=f"{array.min()} to {array.max()}",
+            )
         )
     return array
 
@@ -150,7 +158,7 @@ def _explain_targets(array: Array, shape: Shape, loss: Loss, head: Shape, what: 
     if array.ndim == len(shape):
         raise InvalidValue(
             explain(
-                f"{what} does not fit the head: it has {written(array.shape[1:])} values a row, the head gives {written(shape[1:])}.",
+                f"{what} does not fit the head: its rows are {written(array.shape[1:])}, the head's are {written(shape[1:])}.",
                 expected=expected,
                 received=f"shape {written(array.shape)}",
                 fix=f"a head with {array.shape[-1]} units",
@@ -232,7 +240,11 @@ def sample_weights(
         given = as_array(sample_weight, "sample_weight")
         if given.shape != (n,):
             raise InvalidValue(
-                explain("sample_weight holds one weight for each sample.", expected=f"shape ({n},)", received=written(given.shape))
+                explain(
+                    "sample_weight holds one weight for each sample.",
+                    expected=f"shape ({n},)",
+                    received=written(given.shape),
+                )
             )
         check_finite(given, dtype, "sample_weight")
         if given.min() < 0:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import aforo_backends
 import numpy as np
+
+import aforo_backends
 from aforo_backends.contract import Backend, Profile, Storage, View
 
 from .errors import InvalidType, InvalidValue, explain, unknown_name
@@ -104,7 +105,8 @@ def contents(variable: Variable) -> Any:
 def read(variable: Variable) -> Array:
     """A host copy of a variable's value: what it would start with, if it has no memory yet."""
     if variable.storage is not None:
-        return variable.device.backend.copy_out(contents(variable))
+        values: Array = variable.device.backend.copy_out(contents(variable))
+        return values
     assert variable.initial is not None
     return np.array(np.broadcast_to(variable.initial(), variable.shape), variable.dtype)  # type: ignore[arg-type]
 

@@ -42,6 +42,4 @@ def unknown_name(kind: str, name: str, known: Iterable[str], *, fix: str | None 
     known = sorted(known)
     near = get_close_matches(name.lower(), known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else None
-    return InvalidValue(
-        explain(f"there is no {kind} named {name!r}.", expected="one of " + ", ".join(known), fix=hint or fix)
-    )
+    return InvalidValue(explain(f"there is no {kind} named {name!r}.", expected="one of " + ", ".join(known), fix=hint or fix))

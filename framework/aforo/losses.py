@@ -62,7 +62,7 @@ class Loss:
 
 def _mean_over_outputs(x: Tensor) -> Tensor:
     """(batch, …) -> (batch,)"""
-    return ops.mean(x, range(1, x.ndim)) if x.ndim > 1 else x  # type: ignore[arg-type]
+    return ops.mean(x, range(1, x.ndim)) if x.ndim > 1 else x
 
 
 def _mse(y_true: Tensor, y_pred: Tensor) -> Tensor:
@@ -183,6 +183,10 @@ def get(identifier: str | Loss | Callable[..., Any]) -> Loss:
         return KNOWN[identifier.lower()]
     if not callable(identifier):
         raise InvalidType(
-            explain("this is no loss.", expected="a name, or a callable (y_true, y_pred) -> tensor", received=repr(identifier))
+            explain(
+                "this is no loss.",
+                expected="a name, or a callable (y_true, y_pred) -> tensor",
+                received=repr(identifier),
+            )
         )
     return custom(identifier, "loss")

@@ -199,11 +199,9 @@ def _rows(model: Sequential, plan: Plan) -> tuple[LayerRow, ...]:
         shape = at(stage.shape, plan.sizes)
         own = [weight for weight in layer.weights if id(weight) not in counted]
         counted |= {id(weight) for weight in own}
-        parameters = sum(prod(map(int, weight.shape)) for weight in own)
-        rows.append(
-            LayerRow(layer.name, shape, prod(shape), held.pop(layer.name, 0), parameters, flops.pop(layer.name, 0))
-        )
-    for name in dict.fromkeys([*flops, *held]):
-        rows.append(LayerRow(name or "(step)", (), 0, held.pop(name, 0), 0, flops.get(name, 0)))
+        parameters = sum(weight.size for weight in own)
+        rows.append(LayerRow(layer.name, shape, prod(shape), held.pop(layer.name, 0), parameters, flops.pop(layer.name, 0)))
+    rest = dict.fromkeys([*flops, *held])
+    rows += [LayerRow(name or "(step)", (), 0, held.get(name, 0), 0, flops.get(name, 0)) for name in rest]
     rows.append(LayerRow(PADDING, (), 0, _slack(plan), 0, 0))
     return tuple(rows)

@@ -21,7 +21,7 @@ class Metric:
 
 def _hits(hit: Tensor, dtype: str) -> Tensor:
     hits = ops.cast(hit, dtype)
-    return ops.mean(hits, range(1, hits.ndim)) if hits.ndim > 1 else hits  # type: ignore[arg-type]
+    return ops.mean(hits, range(1, hits.ndim)) if hits.ndim > 1 else hits
 
 
 def _scores(y_pred: Tensor) -> Tensor:
@@ -81,7 +81,9 @@ def check(identifiers: Any) -> list[Any]:
     names = [_name(identifier) for identifier in given]
     for name in names:
         if names.count(name) > 1 or name == "loss":
-            raise InvalidValue(explain(f"two of the things to report are named {name!r}.", fix="give each metric a name of its own"))
+            raise InvalidValue(
+                explain(f"two of the things to report are named {name!r}.", fix="give each metric a name of its own")
+            )
     return given
 
 

@@ -38,7 +38,9 @@ class Sequential:
         self.name = name
         self.dtype = as_dtype(dtype)
         if self.dtype not in FLOATS:
-            raise InvalidType(explain("a model computes with floating-point numbers.", expected=" or ".join(FLOATS), received=dtype))
+            raise InvalidType(
+                explain("a model computes with floating-point numbers.", expected=" or ".join(FLOATS), received=dtype)
+            )
         self.layers: list[Layer] = []
         self._names: dict[str, Layer] = {}
         self._numbers: dict[str, int] = {}  # where the search for a free name goes on
@@ -62,7 +64,7 @@ class Sequential:
 
     # --- structure ----------------------------------------------------------------------------------------------------
 
-    def add(self, layer: Layer) -> None:
+    def add(self, layer: Any) -> None:
         """Put a layer on top. If the sizes are known, they are checked here."""
         if not isinstance(layer, Layer):
             if isinstance(layer, type) and issubclass(layer, Layer):
@@ -219,7 +221,7 @@ class Sequential:
 
     def count_params(self) -> int:
         self._require_built()
-        return sum(int(np.prod(weight.shape)) for weight in self.weights)  # type: ignore[arg-type]
+        return sum(weight.size for weight in self.weights)
 
     def get_weights(self) -> list[Array]:
         """Copies of all weights."""
@@ -232,7 +234,11 @@ class Sequential:
         weights = self.weights
         if len(arrays) != len(weights):
             raise InvalidValue(
-                explain("the number of arrays differs from that of the weights.", expected=len(weights), received=len(arrays))
+                explain(
+                    "the number of arrays differs from that of the weights.",
+                    expected=len(weights),
+                    received=len(arrays),
+                )
             )
         checked = [devices.check_values(weight.variable, values) for weight, values in zip(weights, arrays, strict=True)]
         with self.lock:
@@ -370,9 +376,7 @@ class Sequential:
         """The outputs for x, as a new NumPy array."""
         return training.predict(self, x, batch_size, verbose)
 
-    def train_on_batch(
-        self, x: Any, y: Any, sample_weight: Any = None, class_weight: Mapping[int, float] | None = None
-    ) -> Any:
+    def train_on_batch(self, x: Any, y: Any, sample_weight: Any = None, class_weight: Mapping[int, float] | None = None) -> Any:
         """One step on this batch. Gives its loss before the update, or a list with the metrics."""
         return training.on_batch(self, x, y, sample_weight, class_weight, steps.TRAINING)
 

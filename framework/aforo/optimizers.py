@@ -1,4 +1,4 @@
-"""Optimizers: how a weight follows its gradient. An optimizer is `init` and `apply` for one weight; both are part of the graph."""
+"""Optimizers: how a weight follows its gradient. An optimizer is `init` and `apply` for one weight, both in the graph."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def number(name: str, value: Any, low: float, high: float, *, open_low: bool = F
     """A hyperparameter, checked."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise InvalidType(explain(f"{name} must be a number.", received=repr(value)))
-    value = float(value)
-    if not isfinite(value) or not low <= value <= high or (open_low and value == low):
+    found = float(value)
+    if not isfinite(found) or not low <= found <= high or (open_low and found == low):
         bounds = f"{'more than' if open_low else 'at least'} {low:g}" + (f", less than {high:g}" if isfinite(high) else "")
-        raise InvalidValue(explain(f"{name} is out of range.", expected=bounds, received=value))
-    return value
+        raise InvalidValue(explain(f"{name} is out of range.", expected=bounds, received=found))
+    return found
 
 
 class Optimizer:
@@ -87,7 +87,11 @@ class SGD(Optimizer):
         self.weight_decay = number("weight_decay", weight_decay, 0.0, float("inf"))
         if nesterov and not momentum:
             raise InvalidValue(
-                explain("Nesterov momentum needs a momentum.", received="momentum=0", fix="af.SGD(momentum=0.9, nesterov=True)")
+                explain(
+                    "Nesterov momentum needs a momentum.",
+                    received="momentum=0",
+                    fix="af.SGD(momentum=0.9, nesterov=True)",
+                )
             )
         self.proportional = not self.momentum and not self.weight_decay
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from . import device
-from .graph import PARAMETERS, Place, Tensor, Variable
-from .graph.primitive import PRIMITIVES
+from .graph import PRIMITIVES, Place, Tensor, Variable
 
 
 class Parameter(Tensor):
@@ -24,6 +24,11 @@ class Parameter(Tensor):
     @property
     def name(self) -> str:
         return self.variable.name
+
+    @property
+    def size(self) -> int:
+        """How many numbers it holds."""
+        return prod(map(int, self.shape))
 
     @property
     def trainable(self) -> bool:
@@ -46,6 +51,3 @@ class Parameter(Tensor):
 
     def __repr__(self) -> str:
         return f"<Parameter {self.variable.owner}/{self.name} {self.shape} {self.dtype}>"
-
-
-__all__ = ["PARAMETERS", "Parameter"]

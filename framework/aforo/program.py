@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+
 from aforo_backends.contract import Instruction, Storage
 
 from .device import Device, Generation, fill, materialise, strided
@@ -37,7 +38,7 @@ class Program:
         def array(operand: Operand) -> Any:
             # One array a view: backends tell identical operands from overlapping ones by identity.
             storage, view = located(operand)
-            return views.setdefault((id(storage), view), backend.view(storage, view))  # type: ignore[arg-type]
+            return views.setdefault((id(storage), view), backend.view(storage, view))
 
         calls = []
         for step in plan.steps:
@@ -86,7 +87,7 @@ def leaf_value(leaf: Tensor, sizes: Sizes) -> Any:
     a = leaf.attributes
     if leaf.op == "constant":
         if isinstance(a["value"], bytes):
-            return np.frombuffer(a["value"], leaf.dtype).reshape(leaf.shape)  # type: ignore[arg-type]
+            return np.frombuffer(a["value"], leaf.dtype).reshape(leaf.shape)
         return a["value"] * at(a["times"], sizes) / at(a["per"], sizes)
     size = at(a["size"], sizes)
     return np.arange(size, dtype=leaf.dtype) if leaf.op == "iota" else np.ones(size, leaf.dtype)

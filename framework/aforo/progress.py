@@ -50,7 +50,12 @@ class Bar:
     def __init__(self, epochs: int) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn()
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeRemainingColumn(),
+        )
         self._progress = Progress(*columns, transient=True, refresh_per_second=10)
         self._epochs = epochs
         self._task: Any = None

@@ -87,6 +87,9 @@ class Dim:
             terms[tuple(left)] = coefficient // n
         return _reduced(terms)
 
+    def __rfloordiv__(self, other: int) -> NoReturn:
+        raise InvalidValue(explain(f"{other} does not divide by {self} for every value of its symbols."))
+
     def at(self, sizes: Mapping[str, int]) -> int:
         return sum(n * prod(sizes[symbol] for symbol in symbols) for symbols, n in self.terms.items())
 

@@ -19,9 +19,9 @@ def text(model: Sequential) -> str:
     for layer, stage in zip(model.layers, stages, strict=True):
         own = [weight for weight in layer.weights if id(weight) not in seen]
         seen |= {id(weight) for weight in own}
-        parameters = sum(prod(map(int, weight.shape)) for weight in own)
+        parameters = sum(weight.size for weight in own)
         total += parameters
-        trainable += sum(prod(map(int, weight.shape)) for weight in own if weight.trainable)
+        trainable += sum(weight.size for weight in own if weight.trainable)
         shape = written(stage.shape) if stage is not None else "?"
         values = "b × " + str(prod(map(int, stage.shape[1:]))) if stage is not None else "?"
         rows.append((f"{layer.name} ({type(layer).__name__})", shape, values, f"{parameters:,}" if stage is not None else "?"))

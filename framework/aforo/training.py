@@ -11,7 +11,7 @@ import numpy as np
 
 from . import device as devices
 from .callbacks import Callback, LazyLogs
-from .checks import as_array, as_inputs, as_targets, check_finite, check_rows, check_same_rows, sample_weights, whole
+from .checks import as_array, as_inputs, as_targets, check_finite, check_same_rows, sample_weights, whole
 from .errors import InvalidType, InvalidValue, explain
 from .graph import Variable
 from .history import History
@@ -150,9 +150,7 @@ def _evaluated(model: Sequential, batches: Batches, batch_size: int, prefix: str
     return _means(model, batches.rows, prefix)
 
 
-def evaluate(
-    model: Sequential, x: Any, y: Any, batch_size: int, verbose: Any, sample_weight: Any, return_dict: bool
-) -> Any:
+def evaluate(model: Sequential, x: Any, y: Any, batch_size: int, verbose: Any, sample_weight: Any, return_dict: bool) -> Any:
     with model.lock:
         shown = level(verbose)
         whole("batch_size", batch_size, 1)
@@ -170,7 +168,7 @@ def predict(model: Sequential, x: Any, batch_size: int, verbose: Any) -> Array:
         assert model.input is not None
         array = as_inputs(x, model.input.shape, model.dtype)
         head = model.output
-        out = np.empty((len(array), *head.shape[1:]), head.dtype)  # type: ignore[arg-type]
+        out = np.empty((len(array), *head.shape[1:]), head.dtype)
         backend = devices.device(model.device).backend
         done = 0
         for stop in _run(model, Batches([(model.input, array)], len(array)), PREDICTION, batch_size):
@@ -179,7 +177,9 @@ def predict(model: Sequential, x: Any, batch_size: int, verbose: Any) -> Array:
         return out
 
 
-def _split(model: Sequential, batches: Batches, validation_split: float, validation_data: Any) -> tuple[Batches, Batches | None]:
+def _split(
+    model: Sequential, batches: Batches, validation_split: float, validation_data: Any
+) -> tuple[Batches, Batches | None]:
     """Training and validation data."""
     if validation_data is not None:
         if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
@@ -191,10 +191,15 @@ def _split(model: Sequential, batches: Batches, validation_split: float, validat
                 )
             )
         x, y, *weights = validation_data
-        return batches, prepare(model, x, y, *weights, names=("validation x", "validation y"))
+        weight = weights[0] if weights else None
+        return batches, prepare(model, x, y, weight, names=("validation x", "validation y"))
     if isinstance(validation_split, bool) or not isinstance(validation_split, (int, float)) or not 0 <= validation_split < 1:
         raise InvalidValue(
-            explain("validation_split is the fraction of the data to hold out.", expected="at least 0, less than 1", received=validation_split)
+            explain(
+                "validation_split is the fraction of the data to hold out.",
+                expected="at least 0, less than 1",
+                received=validation_split,
+            )
         )
     if not validation_split:
         return batches, None
@@ -260,9 +265,7 @@ def fit(
         validation = validation and validation.converted()
         if seed is None:  # two fits in a row shuffle differently
             chosen += model.epochs_trained
-        return _train(
-            model, batches, validation, range(initial_epoch, epochs), batch_size, shuffle, chosen, shown, called
-        )
+        return _train(model, batches, validation, range(initial_epoch, epochs), batch_size, shuffle, chosen, shown, called)
 
 
 def _train(
@@ -296,10 +299,10 @@ def _train(
             report.start(epoch, batches.rows)
             order = generator(seed, f"shuffle/{epoch}").permutation(batches.rows) if shuffle else None
             _reset(model)
-            done = number = 0
+            done = 0
             for function in before_batch:
                 function(0, {})
-            for stop in _run(model, batches, TRAINING, batch_size, order):
+            for number, stop in enumerate(_run(model, batches, TRAINING, batch_size, order)):
                 report.advance(stop - done)
                 done = stop
                 if after_batch:
@@ -309,7 +312,6 @@ def _train(
                 if before_batch and stop < batches.rows:
                     for function in before_batch:
                         function(number + 1, {})
-                number += 1
                 if model.stop_training:
                     break
             logs = _means(model, done)

@@ -2,7 +2,20 @@
 
 from .graph import Graph, ancestors, merge, rebuilt, verify
 from .primitive import PRIMITIVES, Primitive, Sample, primitive
-from .tensor import BACKWARD, FORWARD, LOSS, UPDATE, Place, Spelling, Tensor, apply, constant, current_layer, leaf, within
+from .tensor import (
+    BACKWARD,
+    FORWARD,
+    LOSS,
+    UPDATE,
+    Place,
+    Spelling,
+    Tensor,
+    apply,
+    constant,
+    current_layer,
+    leaf,
+    within,
+)
 from .variable import BATCH, OPTIMIZER_STATE, PARAMETERS, STATE, Variable
 
 __all__ = [

@@ -81,9 +81,7 @@ def merge(graph: Graph) -> Graph:
 
 def rebuilt(node: Tensor, inputs: tuple[Tensor, ...]) -> Tensor:
     """The node with other inputs of the same shapes. It keeps its place in the order of creation."""
-    return Tensor(
-        node.primitive, inputs, node.attributes, node.shape, node.dtype, node.place, node.spelling, node.serial
-    )
+    return Tensor(node.primitive, inputs, node.attributes, node.shape, node.dtype, node.place, node.spelling, node.serial)
 
 
 def verify(graph: Graph) -> None:

@@ -34,7 +34,8 @@ class Place:
     site: str = ""
 
 
-_place: ContextVar[Place] = ContextVar("place", default=Place())
+_NOWHERE = Place()
+_place: ContextVar[Place] = ContextVar("place", default=_NOWHERE)
 
 
 @contextmanager
@@ -43,7 +44,9 @@ def within(layer: str | None = None, phase: str | None = None, site: str | None 
     now = _place.get()
     token = _place.set(
         Place(
-            now.layer if layer is None else layer, now.phase if phase is None else phase, now.site if site is None else site
+            now.layer if layer is None else layer,
+            now.phase if phase is None else phase,
+            now.site if site is None else site,
         )
     )
     try:

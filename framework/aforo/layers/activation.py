@@ -42,7 +42,10 @@ def get(identifier: str | Function | None) -> Function:
     if isinstance(identifier, str):
         if identifier.lower() not in _KNOWN:
             raise unknown_name(
-                "activation", identifier, _KNOWN, fix="any callable will do, e.g. activation=lambda z: af.ops.sin(z) * z"
+                "activation",
+                identifier,
+                _KNOWN,
+                fix="any callable will do, e.g. activation=lambda z: af.ops.sin(z) * z",
             )
         return _KNOWN[identifier.lower()]
     if not callable(identifier):

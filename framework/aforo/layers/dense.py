@@ -29,9 +29,7 @@ class Dense(Layer):
     ) -> None:
         super().__init__(**options)
         if isinstance(units, bool) or not hasattr(units, "__index__"):
-            raise InvalidType(
-                explain("units, the layer's width, is a whole number.", received=repr(units), fix="af.Dense(4)")
-            )
+            raise InvalidType(explain("units, the layer's width, is a whole number.", received=repr(units), fix="af.Dense(4)"))
         if units < 1:
             raise InvalidValue(explain("units, the layer's width, must be 1 or more.", received=units, fix="af.Dense(4)"))
         self.units = units.__index__()

@@ -51,9 +51,7 @@ class Layer:
         """Declare the weights. Layers without weights need not define it."""
 
     def forward(self, x: Any) -> Tensor:
-        raise InvalidType(
-            explain(f"{type(self).__name__} has no forward.", fix="def forward(self, x): return x @ self.kernel")
-        )
+        raise InvalidType(explain(f"{type(self).__name__} has no forward.", fix="def forward(self, x): return x @ self.kernel"))
 
     def __call__(self, *inputs: Any) -> Tensor:
         return self.forward(*inputs)
@@ -79,20 +77,14 @@ class Layer:
         if not self.built:
             raise InvalidState(
                 explain(
-                    f"layer {self.name!r} does not know its size yet.", fix="give it input_shape=[…], or call it on data first"
+                    f"layer {self.name!r} does not know its size yet.",
+                    fix="give it input_shape=[…], or call it on data first",
                 )
             )
-        return sum(_size(weight) for weight in self.weights)
+        return sum(weight.size for weight in self.weights)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"
-
-
-def _size(weight: Parameter) -> int:
-    total = 1
-    for n in weight.shape:
-        total *= int(n)
-    return total
 
 
 def _building(forward: Callable[..., Any]) -> Callable[..., Any]:

@@ -61,6 +61,6 @@ Tensor.operations = _Operations()
 __all__ = [
     "abs", "absolute", "add", "argmax", "broadcast_to", "cast", "concatenate", "cos", "divide", "equal", "exp", "greater",
     "greater_equal", "iota", "log", "log_softmax", "matmul", "max", "maximum", "mean", "min", "minimum", "multiply",
-    "negative", "one_hot", "power", "reciprocal", "relu", "reshape", "sigmoid", "sign", "sin", "softmax", "softplus", "sqrt", "square",
-    "stop_gradient", "subtract", "sum", "tan", "tanh", "transpose",
+    "negative", "one_hot", "power", "reciprocal", "relu", "reshape", "sigmoid", "sign", "sin", "softmax", "softplus",
+    "sqrt", "square", "stop_gradient", "subtract", "sum", "tan", "tanh", "transpose",
 ]  # fmt: skip

@@ -73,17 +73,13 @@ exp = _unary("exp", lambda y, g: (g * y,), "eˣ, elementwise.")
 log = _unary("log", lambda y, g: (g / y.inputs[0],), "Natural logarithm of x > 0, elementwise.", low=0.3, high=3.0)
 sqrt = _unary("sqrt", lambda y, g: (g * 0.5 / y,), "Square root of x > 0, elementwise.", low=0.3, high=3.0)
 tanh = _unary("tanh", lambda y, g: (g * (1.0 - y * y),), "Hyperbolic tangent, 2σ(2x) − 1, elementwise.")
-sigmoid = _unary(
-    "sigmoid", lambda y, g: (g * y * (1.0 - y),), "σ(x) = 1 / (1 + e⁻ˣ), elementwise.", primitive_name="logistic"
-)
-softplus = _unary(
-    "softplus", lambda y, g: (g * sigmoid(y.inputs[0]),), "log(1 + eˣ), elementwise, without overflow."
-)
-sin = _unary("sin", lambda y, g: (g * cos(y.inputs[0]),), "Sine, elementwise, in radians.")
+sigmoid = _unary("sigmoid", lambda y, g: (g * y * (1.0 - y),), "σ(x) = 1 / (1 + e⁻ˣ), elementwise.", primitive_name="logistic")
+softplus = _unary("softplus", lambda y, g: (g * sigmoid(y.inputs[0]),), "log(1 + eˣ), elementwise, without overflow.")
+sin = _unary("sin", lambda y, g: (g * apply("cos", y.inputs[0]),), "Sine, elementwise, in radians.")
 cos = _unary("cos", lambda y, g: (-(g * sin(y.inputs[0])),), "Cosine, elementwise, in radians.")
 tan = _unary("tan", lambda y, g: (g * (1.0 + y * y),), "Tangent, elementwise, in radians.", low=-1.0, high=1.0)
 absolute = _unary(
-    "absolute", lambda y, g: (g * sign(y.inputs[0]),), "|x|, elementwise; derivative 0 at 0.", low=0.2, high=2.0
+    "absolute", lambda y, g: (g * apply("sign", y.inputs[0]),), "|x|, elementwise; derivative 0 at 0.", low=0.2, high=2.0
 )
 sign = _unary("sign", None, "−1, 0 or 1, elementwise.", stops=_CONSTANT_STEPS)
 reciprocal = _unary("reciprocal", lambda y, g: (-(g * y * y),), "1 / x, elementwise.", low=0.4, high=2.0)
@@ -102,9 +98,9 @@ primitive(
 )
 
 
-def power(x: Any, exponent: float) -> Tensor:
+def power(x: Any, exponent: Any) -> Tensor:
     """x to a constant power of any sign, elementwise. For a negative x the exponent must be a whole number."""
-    x = as_tensor(x)
+    base = as_tensor(x)
     if isinstance(exponent, Tensor) or not np.isscalar(exponent) or isinstance(exponent, (str, bool, complex)):
         raise InvalidType(
             explain(
@@ -113,14 +109,16 @@ def power(x: Any, exponent: float) -> Tensor:
                 fix="af.ops.exp(exponent * af.ops.log(x)) for x > 0",
             )
         )
-    p = float(exponent)  # type: ignore[arg-type]
+    p = float(exponent)
     if p == 0.0:
-        return broadcast_to(constant(1.0, x.dtype), x.shape)
+        return broadcast_to(constant(1.0, base.dtype), base.shape)
     if p == 1.0:
-        return x
+        return base
     if p == 2.0:
-        return square(x)
-    return {-1.0: reciprocal, 0.5: sqrt}.get(p, lambda x: apply("power", x, exponent=p))(x)
+        return square(base)
+    if p in (-1.0, 0.5):
+        return reciprocal(base) if p < 0 else sqrt(base)
+    return apply("power", base, exponent=p)
 
 
 primitive(
@@ -246,9 +244,7 @@ multiply = _binary(
     "a · b, elementwise; shapes broadcast as in NumPy. b may be a mask.",
     extra=(Sample(((3, 4), (3, 4)), dtypes=("float", "bool")),),
 )
-divide = _binary(
-    "divide", _quotient_gradient, "a / b, elementwise; shapes broadcast as in NumPy.", low=0.4, high=2.0
-)
+divide = _binary("divide", _quotient_gradient, "a / b, elementwise; shapes broadcast as in NumPy.", low=0.4, high=2.0)
 maximum = _binary(
     "maximum",
     _larger_gradient,
@@ -343,7 +339,10 @@ def scalar_source(x: Tensor) -> Tensor | None:
 
 def binary(name: str, a: Any, b: Any) -> Tensor:
     """One of the binary primitives on anything that can be a tensor, broadcast. Numbers are folded, 1· and 0+ dropped."""
-    a, b = _promoted(name, a, b)
+    return _combined(name, *_promoted(name, a, b))
+
+
+def _combined(name: str, a: Tensor, b: Tensor) -> Tensor:
     shape = broadcast_shapes(name, a.shape, b.shape)
     one, other = scalar_source(a), scalar_source(b)
     if name in _SYMMETRIC and one is not None and other is None:

@@ -64,7 +64,11 @@ def matmul(a: Any, b: Any) -> Tensor:
     b = as_tensor(b, a.dtype)
     if not a.shape or not b.shape:
         raise InvalidValue(
-            explain("a matrix product takes tensors with axes.", received=f"{written(a.shape)} @ {written(b.shape)}", fix="a * b")
+            explain(
+                "a matrix product takes tensors with axes.",
+                received=f"{written(a.shape)} @ {written(b.shape)}",
+                fix="a * b",
+            )
         )
     if a.ndim == 1:
         out = matmul(reshape(a, (1, *a.shape)), b)

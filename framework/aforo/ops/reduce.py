@@ -17,9 +17,7 @@ Axes = int | Sequence[int] | None
 
 def _reduced_spec(x: Tensor, *, axes: tuple[int, ...]) -> Spec:
     if x.dtype not in FLOATS:
-        raise InvalidType(
-            explain("reductions take floating-point tensors.", received=x.dtype, fix='af.ops.cast(x, "float32")')
-        )
+        raise InvalidType(explain("reductions take floating-point tensors.", received=x.dtype, fix='af.ops.cast(x, "float32")'))
     return tuple(n for i, n in enumerate(x.shape) if i not in axes), x.dtype
 
 

@@ -155,7 +155,11 @@ def as_axis(x: Tensor, axis: Any) -> int:
         raise InvalidType(explain("an axis must be a whole number.", received=axis))
     if not -x.ndim <= int(axis) < x.ndim:
         raise InvalidValue(
-            explain(f"axis {axis} does not exist.", expected=f"-{x.ndim} to {x.ndim - 1}", received=f"shape {written(x.shape)}")
+            explain(
+                f"axis {axis} does not exist.",
+                expected=f"-{x.ndim} to {x.ndim - 1}",
+                received=f"shape {written(x.shape)}",
+            )
         )
     return int(axis) % x.ndim
 
@@ -314,7 +318,8 @@ def _bounds(key: int | slice | EllipsisType, size: Size) -> tuple[Size, Size, in
             )
         )
     position = _position(key, size)
-    if isinstance(size, int) and not 0 <= int(key) + size * (int(key) < 0) < size:  # type: ignore[call-overload]
+    index: int = key.__index__()  # type: ignore[union-attr]
+    if isinstance(size, int) and not -size <= index < size:
         raise InvalidValue(explain(f"index {key} is outside an axis of size {size}."))
     return position, position + 1, 1
 
@@ -323,11 +328,11 @@ def _position(index: Any, size: Size) -> Size:
     """A position counted from the front; slices that reach beyond the end stop there, as in NumPy."""
     if isinstance(index, Dim):
         return index
-    index = index.__index__()
-    if index < 0:
-        found = size + index
+    number: int = index.__index__()
+    if number < 0:
+        found = size + number
         return max(found, 0) if isinstance(found, int) else found
-    return min(index, size) if isinstance(size, int) else index
+    return min(number, size) if isinstance(size, int) else number
 
 
 # --- concatenate ------------------------------------------------------------------------------------------------------

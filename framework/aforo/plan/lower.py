@@ -116,9 +116,7 @@ def for_backend(graph: Graph, profile: Profile) -> Graph:
     )
 
 
-def _product_sum(
-    node: Tensor, inputs: tuple[Tensor, ...], ones: dict[tuple[Size, str], Tensor]
-) -> Tensor | None:
+def _product_sum(node: Tensor, inputs: tuple[Tensor, ...], ones: dict[tuple[Size, str], Tensor]) -> Tensor | None:
     """A sum over leading axes as a row of ones times a matrix: two to three times quicker in BLAS."""
     if node.op != "sum" or not node.shape or inputs[0].primitive.view is not None:
         return None

@@ -105,9 +105,7 @@ def _first_fit(buffers: Sequence[Interval], order: Sequence[int]) -> list[int]:
     return offsets
 
 
-def _search(
-    buffers: Sequence[Interval], order: list[int], offsets: list[int], peak: int, bound: int
-) -> list[int]:
+def _search(buffers: Sequence[Interval], order: list[int], offsets: list[int], peak: int, bound: int) -> list[int]:
     """Move a buffer that reaches above the bound to an earlier turn, else swap two; keep what is no worse."""
     random = Random(0)
 

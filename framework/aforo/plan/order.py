@@ -62,9 +62,7 @@ def by_creation(draft: Draft, before: list[set[int]]) -> list[int]:
     after = _after(before)
     missing = [len(earlier) for earlier in before]
     updates = {index for chain in draft.chains.values() for index in chain}
-    rank = [
-        (0 if index in updates or step.node.place.phase == UPDATE else 1, index) for index, step in enumerate(draft.steps)
-    ]
+    rank = [(0 if index in updates or step.node.place.phase == UPDATE else 1, index) for index, step in enumerate(draft.steps)]
     ready = [rank[index] for index, n in enumerate(missing) if not n]
     heapify(ready)
     order = []
