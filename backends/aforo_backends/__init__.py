@@ -23,6 +23,11 @@ def _entry_points() -> dict[str, str]:
     return {entry.name: entry.value for entry in entry_points(group=GROUP)}
 
 
+def known(name: str) -> bool:
+    """Whether a backend of that name can be asked for."""
+    return name in _BUILT_IN or name in _entry_points()
+
+
 def names() -> list[str]:
     """The backends that can be asked for: built-in ones first, then those of other distributions."""
     return [*_BUILT_IN, *sorted(set(_entry_points()) - set(_BUILT_IN))]

@@ -3,12 +3,17 @@
 You write the forward; it derives the backward, plans every byte, and runs that plan on NumPy or CuPy.
 """
 
-from . import callbacks, datasets, initializers, losses, memory, metrics, ops, optimizers
+from typing import TYPE_CHECKING, Any
+
+from . import callbacks, initializers, losses, metrics, ops, optimizers
 from .errors import Error
 from .layers import Activation, Dense, Layer
 from .model import Sequential
 from .optimizers import SGD, Optimizer
 from .random import set_seed
+
+if TYPE_CHECKING:
+    from . import datasets, memory
 
 __version__ = "0.1.0"
 
@@ -16,3 +21,13 @@ __all__ = [
     "SGD", "Activation", "Dense", "Error", "Layer", "Optimizer", "Sequential", "callbacks", "datasets", "initializers",
     "losses", "memory", "metrics", "ops", "optimizers", "set_seed",
 ]  # fmt: skip
+
+_LATER = ("datasets", "memory")  # loaded at their first use, to keep the import short
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        from importlib import import_module
+
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -47,9 +47,8 @@ def device(name: Any) -> Device:
         raise InvalidType(explain("a device is given by its name.", expected='e.g. "cpu"', received=repr(name)))
     key = name.strip().lower()
     if key not in _devices:
-        known = aforo_backends.names()
-        if key not in known:
-            raise unknown_name("device", name, known)
+        if not aforo_backends.known(key):
+            raise unknown_name("device", name, aforo_backends.names())
         _devices[key] = Device(key)
     return _devices[key]
 

@@ -6,7 +6,6 @@ Every error Aforo raises is an `Error`, and also the built-in exception a Python
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 
 class Error(Exception):
@@ -39,6 +38,8 @@ def explain(happened: str, *, expected: object = None, received: object = None, 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], *, fix: str | None = None) -> InvalidValue:
     """The error for a name that is not known, with the nearest known one."""
+    from difflib import get_close_matches  # only an error needs it
+
     known = sorted(known)
     near = get_close_matches(name.lower(), known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else None

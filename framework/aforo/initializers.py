@@ -11,7 +11,7 @@ import numpy as np
 from .errors import InvalidType, explain, unknown_name
 
 Array = np.ndarray[Any, Any]
-Initializer = Callable[[tuple[int, ...], str, np.random.Generator], Array]
+Initializer = Callable[[tuple[int, ...], str, "np.random.Generator"], Array]  # a name: numpy.random loads when it is used
 
 
 def _fans(shape: tuple[int, ...]) -> tuple[int, int]:

@@ -6,7 +6,6 @@ Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3 (2011).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from hashlib import blake2b
 from itertools import count
 from os import urandom
 
@@ -54,5 +53,7 @@ def shuffle_seed() -> int:
 
 def generator(seed: int, purpose: str) -> np.random.Generator:
     """A generator that depends on nothing but the seed and what it is for."""
+    from hashlib import blake2b  # loaded at the first draw: it is a tenth of the time of `import aforo`
+
     key = blake2b(f"{seed}/{purpose}".encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=np.frombuffer(key, np.uint64)))

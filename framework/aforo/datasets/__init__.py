@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from os.path import dirname, join
 from typing import Any
 
 import numpy as np
 
 __all__ = ["load_diabetes", "load_digits"]
 
-_DATA = Path(__file__).parent / "data"
 Array = np.ndarray[Any, Any]
 
 
 def _load(name: str) -> tuple[Array, Array]:
-    with np.load(_DATA / f"{name}.npz", allow_pickle=False) as file:
+    with np.load(join(dirname(__file__), "data", f"{name}.npz"), allow_pickle=False) as file:
         return file["x"], file["y"]
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import count as counter
-from pathlib import Path
+from os.path import dirname
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol
 
 from ..errors import InvalidType, InvalidValue, explain
@@ -19,7 +19,7 @@ from .variable import Variable
 if TYPE_CHECKING:
     import numpy as np
 
-_PACKAGE = str(Path(__file__).parent.parent)
+_PACKAGE = dirname(dirname(__file__))
 _serials = counter()
 
 FORWARD, LOSS, BACKWARD, UPDATE = "forward", "loss", "backward", "update"

@@ -9,7 +9,6 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
-from random import Random
 
 _TRIES = 500
 _WORK = 1_000_000  # placements looked at by the local search
@@ -107,6 +106,8 @@ def _first_fit(buffers: Sequence[Interval], order: Sequence[int]) -> list[int]:
 
 def _search(buffers: Sequence[Interval], order: list[int], offsets: list[int], peak: int, bound: int) -> list[int]:
     """Move a buffer that reaches above the bound to an earlier turn, else swap two; keep what is no worse."""
+    from random import Random  # most plans need no search
+
     random = Random(0)
 
     def above(offsets: Sequence[int]) -> list[int]:
