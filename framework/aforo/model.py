@@ -11,6 +11,7 @@ import numpy as np
 from . import device as devices
 from . import losses, optimizers, steps, training
 from . import metrics as measures
+from .collector import uncollected
 from .errors import InvalidState, InvalidType, InvalidValue, explain
 from .graph import BATCH as BATCH_ROLE
 from .graph import OPTIMIZER_STATE, STATE, Graph, Tensor, Variable, leaf
@@ -282,6 +283,7 @@ class Sequential:
             self._graphs[key] = self._trace(kind, weighted)
         return self._graphs[key]
 
+    @uncollected
     def _trace(self, kind: str, weighted: bool) -> Graph:
         self._require_built()
         y_pred = self(self._stages[0])

@@ -9,6 +9,7 @@ from typing import Any
 
 from aforo_backends.contract import Profile, round_up
 
+from ..collector import uncollected
 from ..graph import PRIMITIVES, Graph, Place, Tensor, Variable
 from ..specs import Layout, Shape, Size, at, count, value_bytes
 from . import offsets
@@ -117,6 +118,7 @@ class Plan:
         )
 
 
+@uncollected
 def make_plan(graph: Graph, profile: Profile, sizes: Mapping[str, int]) -> Plan:
     """Decide the order, what shares memory, and the offsets; then check all of it independently."""
     draft = lower(for_backend(graph, profile))
