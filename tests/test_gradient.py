@@ -41,7 +41,7 @@ def negated(rule: Any) -> Any:
     return lambda y, g: [None if x is None else -x for x in rule(y, g)]
 
 
-def reversed_along_the_first_axis(rule: Any) -> Any:
+def reversed_along_the_last_axis(rule: Any) -> Any:
     """Right numbers in the wrong places."""
 
     def wrong(y: Tensor, g: Tensor) -> list[Tensor | None]:
@@ -49,7 +49,7 @@ def reversed_along_the_first_axis(rule: Any) -> Any:
         return [None if x is None else turned(x) for x in gradients]
 
     def turned(x: Tensor) -> Tensor:
-        for axis in range(x.ndim):
+        for axis in reversed(range(x.ndim)):
             if x.shape[axis] != 1:
                 rows = [x[(slice(None),) * axis + (slice(i, i + 1),)] for i in reversed(range(int(x.shape[axis])))]
                 return ops.concatenate(rows, axis=axis)
@@ -58,31 +58,43 @@ def reversed_along_the_first_axis(rule: Any) -> Any:
     return wrong
 
 
-@pytest.mark.parametrize("fault", [scaled, negated, reversed_along_the_first_axis])
+def planted(name: str, wrong: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Tensor]:
+    """A function in which one node of that name has a wrong gradient. The others of that name keep theirs: two faults may cancel."""
+    function, _ = sampled(name)
+    right = PRIMITIVES[name].gradient
+    assert right is not None
+    made: list[Tensor] = []
+    monkeypatch.setitem(PRIMITIVES, name, replace(PRIMITIVES[name], gradient=lambda y, g: (wrong if y is made[0] else right)(y, g)))
+
+    def call(*x: Tensor) -> Tensor:
+        made.append(function(*x))
+        return weighted(made[0])
+
+    return call
+
+
+@pytest.mark.parametrize("fault", [scaled, negated, reversed_along_the_last_axis])
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
 def test_a_planted_wrong_gradient_is_caught(name: str, fault: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     function, arrays = sampled(name)
     check_gradient(lambda *x: weighted(function(*x)), arrays)
-    record = PRIMITIVES[name]
-    monkeypatch.setitem(PRIMITIVES, name, replace(record, gradient=fault(record.gradient)))
+    wrong = planted(name, fault(PRIMITIVES[name].gradient), monkeypatch)
     with pytest.raises(AssertionError, match="the gradient says"):
-        check_gradient(lambda *x: weighted(function(*x)), arrays)
+        check_gradient(wrong, arrays)
 
 
 @pytest.mark.parametrize("name", ["multiply", "divide", "subtract", "matmul", "maximum"])
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_wrong_gradient_of_only_one_input_is_caught(name: str, which: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    function, arrays = sampled(name)
-    record = PRIMITIVES[name]
+    right = PRIMITIVES[name].gradient
 
     def wrong(y: Tensor, g: Tensor) -> list[Tensor | None]:
-        gradients = list(record.gradient(y, g))  # type: ignore[misc]
+        gradients = list(right(y, g))  # type: ignore[misc]
         gradients[which] = gradients[which] * 0.999  # type: ignore[operator]
         return gradients
 
-    monkeypatch.setitem(PRIMITIVES, name, replace(record, gradient=wrong))
     with pytest.raises(AssertionError, match="the gradient says"):
-        check_gradient(lambda *x: weighted(function(*x)), arrays)
+        check_gradient(planted(name, wrong, monkeypatch), sampled(name)[1])
 
 
 def test_a_gradient_of_the_wrong_shape_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +106,7 @@ def test_a_gradient_of_the_wrong_shape_is_caught(monkeypatch: pytest.MonkeyPatch
 
 def test_the_checker_refuses_kinks() -> None:
     with pytest.raises(AssertionError, match="bends too sharply"):
-        check_gradient(lambda x: ops.sum(ops.absolute(x)), [np.array([0.3e-6, 1.0])])
+        check_gradient(lambda x: ops.sum(ops.absolute(x)), [np.array([0.1e-6, 1.0])])
 
 
 # --- second order -----------------------------------------------------------------------------------------------------

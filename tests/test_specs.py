@@ -126,10 +126,16 @@ def test_a_symbolic_size_has_no_value_and_says_what_to_do(request_: str) -> None
     assert "af.ops.mean" in text
 
 
-@pytest.mark.parametrize("use", [lambda d: 1 / d, lambda d: 7 // d, lambda d: 7 % d])
+@pytest.mark.parametrize("use", [lambda d: 1 / d, lambda d: 7 % d])
 def test_dividing_by_a_symbolic_size_says_the_same(use: Callable[[Any], object]) -> None:
     with pytest.raises(af.Error, match="has no value while a graph is built"):
         use(BATCH)
+
+
+@pytest.mark.parametrize("divide", [lambda d: 7 // d, lambda d: d // 0, lambda d: d // 2])
+def test_a_whole_division_without_a_whole_result_is_an_error_of_aforo(divide: Callable[[Any], object]) -> None:
+    with pytest.raises(af.Error, match="divide"):
+        divide(BATCH)
 
 
 def test_sizes_are_written_as_people_write_them() -> None:

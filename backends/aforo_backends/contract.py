@@ -101,6 +101,9 @@ class Backend(Protocol):
     def copy_out(self, array: Any) -> np.ndarray[Any, Any]:
         """A new host array with the values of one of the backend's arrays."""
 
+    def copy(self, target: Any, source: Any) -> None:
+        """Copy one of the backend's arrays into another of the same shape and dtype."""
+
     def gather(self, array: Any, values: np.ndarray[Any, Any], rows: np.ndarray[Any, Any]) -> None:
         """Write `values[rows]` into one of the backend's arrays."""
 

@@ -76,6 +76,9 @@ class NumpyBackend:
     def copy_out(self, array: Array) -> Array:
         return np.array(array)
 
+    def copy(self, target: Array, source: Array) -> None:
+        np.copyto(target, source)
+
     def gather(self, array: Array, values: Array, rows: Array) -> None:
         # Rows are validated by the caller; "clip" is the one mode that needs no buffer.
         np.take(values, rows, axis=0, out=array, mode="clip")

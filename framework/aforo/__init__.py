@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from . import callbacks, initializers, losses, metrics, ops, optimizers
 from .errors import Error
+from .evaluate import grad, tensor
+from .graph import Tensor
 from .layers import Activation, Dense, Layer
 from .model import Sequential
 from .optimizers import SGD, Optimizer
@@ -18,8 +20,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "SGD", "Activation", "Dense", "Error", "Layer", "Optimizer", "Sequential", "callbacks", "datasets", "initializers",
-    "losses", "memory", "metrics", "ops", "optimizers", "set_seed",
+    "SGD", "Activation", "Dense", "Error", "Layer", "Optimizer", "Sequential", "Tensor", "callbacks", "datasets", "grad",
+    "initializers", "losses", "memory", "metrics", "ops", "optimizers", "set_seed", "tensor",
 ]  # fmt: skip
 
 _LATER = ("datasets", "memory")  # loaded at their first use, to keep the import short

@@ -82,12 +82,29 @@ def materialise(variable: Variable, sizes: Mapping[str, int], target: Device) ->
             )
         if variable.storage.nbytes >= target.profile.footprint(needed):
             return
-        variable.storage = None
+        forget(variable)
         Generation.current += 1
     storage = target.backend.open(needed)
     if variable.initial is not None:
         fill(target, storage, variable.shape, variable.dtype, variable.initial(), sizes)
-    variable.storage, variable.device = storage, target
+    variable.storage, variable.array, variable.device = storage, None, target
+
+
+def forget(variable: Variable) -> None:
+    """Take a variable's memory away."""
+    variable.storage = variable.array = None
+
+
+def preserve(variable: Variable) -> None:
+    """Before a weight changes: give expressions that were written with its present value a copy of that."""
+    leaf = variable.snapshot() if variable.snapshot is not None else None
+    if leaf is not None:
+        snapshot = leaf.variable
+        home = variable.device or CPU
+        snapshot.storage = home.backend.open(value_bytes(variable.shape, variable.dtype, {}))
+        fill(home, snapshot.storage, variable.shape, variable.dtype, read(variable), {})
+        snapshot.device, snapshot.source = home, None
+    variable.snapshot = None
 
 
 def fill(target: Device, storage: Storage, shape: Shape, dtype: str, values: Any, sizes: Mapping[str, int]) -> None:
@@ -97,12 +114,17 @@ def fill(target: Device, storage: Storage, shape: Shape, dtype: str, values: Any
 
 
 def contents(variable: Variable) -> Any:
-    """The backend's array over all of a variable that has memory."""
-    return variable.device.backend.view(variable.storage, strided(Layout.dense(variable.shape), variable.dtype, {}))
+    """The backend's array over all of a variable that has memory and no symbolic axis."""
+    if variable.array is None:
+        dense = strided(Layout.dense(variable.shape), variable.dtype, {})
+        variable.array = variable.device.backend.view(variable.storage, dense)
+    return variable.array
 
 
 def read(variable: Variable) -> Array:
     """A host copy of a variable's value: what it would start with, if it has no memory yet."""
+    if variable.source is not None:
+        return read(variable.source)
     if variable.storage is not None:
         values: Array = variable.device.backend.copy_out(contents(variable))
         return values
@@ -129,6 +151,7 @@ def check_values(variable: Variable, values: Any) -> Array:
 
 def write(variable: Variable, values: Array, target: Device) -> None:
     """Give a variable a value; on its own device if it has memory, else on `target`."""
+    preserve(variable)
     if variable.storage is None:
         materialise(variable, {}, target)
     variable.device.backend.copy_in(contents(variable), values)
@@ -144,5 +167,5 @@ def move(variables: list[Variable], target: Device) -> None:
         target.backend.copy_in(target.backend.view(storage, view), read(variable))
         arrived.append(storage)
     for variable, storage in zip(held, arrived, strict=True):
-        variable.storage, variable.device = storage, target
+        variable.storage, variable.array, variable.device = storage, None, target
     Generation.current += bool(held)

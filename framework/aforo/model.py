@@ -14,7 +14,7 @@ from . import metrics as measures
 from .collector import uncollected
 from .errors import InvalidState, InvalidType, InvalidValue, explain
 from .graph import BATCH as BATCH_ROLE
-from .graph import OPTIMIZER_STATE, STATE, Graph, Tensor, Variable, leaf
+from .graph import OPTIMIZER_STATE, STATE, Graph, Tensor, Variable, leaf, tracing
 from .layers import Layer
 from .parameter import Parameter
 from .plan import Plan, make_plan
@@ -97,7 +97,8 @@ class Sequential:
                     )
                 )
         if self._stages:
-            self._stages.append(layer(self._stages[-1]))
+            with tracing():
+                self._stages.append(layer(self._stages[-1]))
         self.layers.append(layer)
         self._names[layer.name] = layer
         self._changed()
@@ -148,8 +149,9 @@ class Sequential:
         before = self.input, self._stages
         try:
             self._set_input(shape)
-            for layer in self.layers:
-                self._stages.append(layer(self._stages[-1]))
+            with tracing():
+                for layer in self.layers:
+                    self._stages.append(layer(self._stages[-1]))
         except BaseException:
             self.input, self._stages = before
             raise
@@ -286,6 +288,10 @@ class Sequential:
     @uncollected
     def _trace(self, kind: str, weighted: bool) -> Graph:
         self._require_built()
+        with tracing():
+            return self._traced(kind, weighted)
+
+    def _traced(self, kind: str, weighted: bool) -> Graph:
         y_pred = self(self._stages[0])
         if kind == steps.PREDICTION:
             return steps.prediction(y_pred)
@@ -404,7 +410,7 @@ class Sequential:
                 self._device = target
                 for variable in (self.input, self.target, self.sample_weight):
                     if variable is not None:
-                        variable.storage = None
+                        devices.forget(variable)
                 self._workspace = Workspace(target)
         return self
 

@@ -1,18 +1,20 @@
-"""Weights: tensors whose value outlives a program, and can be read and assigned."""
+"""Tensors with a value of their own: weights, and arrays a user brings."""
 
 from __future__ import annotations
 
+import weakref
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from . import device
+from . import device as devices
 from .graph import PRIMITIVES, Place, Tensor, Variable
+from .graph.tensor import is_tracing
 
 
-class Parameter(Tensor):
-    """A weight of a layer."""
+class Leaf(Tensor):
+    """A tensor whose value can be assigned."""
 
     __slots__ = ()
 
@@ -20,6 +22,42 @@ class Parameter(Tensor):
         super().__init__(
             PRIMITIVES["variable"], (), {"variable": variable}, variable.shape, variable.dtype, Place(variable.owner)
         )
+
+    def used(self) -> Tensor:
+        """In a model, the weight itself; in an expression, the value it has now, whatever is assigned to it later."""
+        if is_tracing():
+            return self
+        variable = self.variable
+        known = variable.snapshot() if variable.snapshot is not None else None
+        if known is not None:
+            return known  # type: ignore[no-any-return]
+        snapshot = Variable(variable.name, variable.shape, variable.dtype, variable.role, owner=variable.owner)
+        snapshot.source = variable
+        leaf = Tensor(self.primitive, (), {"variable": snapshot}, self.shape, self.dtype, self.place)
+        variable.snapshot = weakref.ref(leaf)
+        return leaf
+
+    @property
+    def device(self) -> str:
+        return str(self.variable.device or devices.CPU)
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        """A copy of its value, as a NumPy array."""
+        return devices.read(self.variable)
+
+    def assign(self, values: Any) -> None:
+        """Give it new values of the same shape: numbers, or a tensor, which is computed here and remembered without lineage."""
+        array = values.numpy() if isinstance(values, Tensor) else values
+        devices.write(self.variable, devices.check_values(self.variable, array), self.variable.device or devices.CPU)
+
+    def __repr__(self) -> str:
+        return f"<Tensor {self.shape} {self.dtype} on {self.device}>"
+
+
+class Parameter(Leaf):
+    """A weight of a layer."""
+
+    __slots__ = ()
 
     @property
     def name(self) -> str:
@@ -33,21 +71,6 @@ class Parameter(Tensor):
     @property
     def trainable(self) -> bool:
         return self.variable.trainable
-
-    @property
-    def device(self) -> str:
-        return str(self.variable.device or device.CPU)
-
-    def numpy(self) -> np.ndarray[Any, Any]:
-        """A copy of its value, as a NumPy array."""
-        return device.read(self.variable)
-
-    def assign(self, values: Any) -> None:
-        """Give it new values of the same shape."""
-        device.write(self.variable, device.check_values(self.variable, values), self.variable.device or device.CPU)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:  # type: ignore[override]
-        return np.asarray(self.numpy(), dtype)
 
     def __repr__(self) -> str:
         return f"<Parameter {self.variable.owner}/{self.name} {self.shape} {self.dtype}>"

@@ -95,6 +95,9 @@ def _fit_target(model: Sequential, targets: Array) -> None:
 
 def _run(model: Sequential, batches: Batches, kind: str, batch_size: int, order: Array | None = None) -> Iterator[int]:
     """Run a program over the data, batch by batch; after each, the number of rows done."""
+    if kind == TRAINING:
+        for weight in model.weights:
+            devices.preserve(weight.variable)
     backend = devices.device(model.device).backend
     gather, copy_in = backend.gather, backend.copy_in
     for start in range(0, batches.rows, batch_size):

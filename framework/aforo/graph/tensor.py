@@ -55,6 +55,23 @@ def within(layer: str | None = None, phase: str | None = None, site: str | None 
         _place.reset(token)
 
 
+_tracing: ContextVar[bool] = ContextVar("tracing", default=False)
+
+
+@contextmanager
+def tracing() -> Iterator[None]:
+    """What is built inside belongs to a model: it reads its weights where they are, at every step."""
+    token = _tracing.set(True)
+    try:
+        yield
+    finally:
+        _tracing.reset(token)
+
+
+def is_tracing() -> bool:
+    return _tracing.get()
+
+
 def current_layer() -> str:
     return _place.get().layer
 
@@ -82,6 +99,14 @@ class Operations(Protocol):
     def mean(self, x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor: ...
 
 
+class Evaluation(Protocol):
+    """How a tensor gets numbers. The floor that runs programs installs it."""
+
+    def numpy(self, x: Tensor) -> np.ndarray[Any, Any]: ...
+    def device(self, x: Tensor) -> str: ...
+    def to(self, x: Tensor, device: Any) -> Tensor: ...
+
+
 class Tensor:
     """A value in a graph: the primitive that gives it, its inputs, its shape and dtype.
 
@@ -90,9 +115,10 @@ class Tensor:
     """
 
     __slots__ = (
-        "__weakref__", "attributes", "dtype", "inputs", "place", "primitive", "serial", "shape", "spelling"
+        "__weakref__", "attributes", "call", "dtype", "inputs", "place", "primitive", "serial", "shape", "spelling", "value"
     )  # fmt: skip
     operations: ClassVar[Operations]
+    evaluation: ClassVar[Evaluation]
     __array_ufunc__ = None  # NumPy arrays leave operators with a tensor to the tensor
 
     def __init__(
@@ -113,6 +139,8 @@ class Tensor:
         self.dtype = dtype
         self.place = place
         self.spelling = spelling
+        self.value: Variable | None = None  # where its numbers are, once someone has looked at them
+        self.call: Any = None  # the layer that gave it, and what that was called on
         self.serial: float = next(_serials) if serial is None else serial
 
     @property
@@ -198,7 +226,51 @@ class Tensor:
     def mean(self, axis: Any = None, keepdims: bool = False) -> Tensor:
         return self.operations.mean(self, axis, keepdims)
 
-    def _no_value(self, *_: object, **__: object) -> NoReturn:
+    def used(self) -> Tensor:
+        """What an expression that names this tensor reads."""
+        return self
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        """A copy of its numbers, as a NumPy array. Computed at the first look."""
+        if current_layer():
+            self.no_value()
+        return self.evaluation.numpy(self)
+
+    @property
+    def device(self) -> str:
+        """Where its numbers are, or will be computed."""
+        return self.evaluation.device(self)
+
+    def to(self, device: Any) -> Tensor:
+        """The same numbers on a device, as a new tensor; derivatives do not pass."""
+        return self.evaluation.to(self, device)
+
+    def item(self) -> float | int | bool:
+        """The one number it holds."""
+        array = self.numpy()
+        if array.size != 1:
+            raise InvalidValue(explain("only a tensor of one value is a number.", received=f"shape {written(self.shape)}"))
+        number: float | int | bool = array.item()
+        return number
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __bool__(self) -> bool:
+        return bool(self.item())
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        if self.device != "cpu":
+            raise InvalidType(
+                explain(f"this tensor is on {self.device}, where NumPy cannot read it.", fix="t.numpy() copies it to the CPU")
+            )
+        array = self.numpy()
+        return array if dtype is None else array.astype(dtype)
+
+    def no_value(self) -> NoReturn:
         raise InvalidType(
             explain(
                 "a forward may branch on shapes, not on values: a tensor has none while its graph is built.",
@@ -207,8 +279,6 @@ class Tensor:
                 fix="replace `a if x > 0 else b` by `(x > 0) * a + (x <= 0) * b`, np.f(x) by af.ops.f(x)",
             )
         )
-
-    __bool__ = __float__ = __int__ = __index__ = __array__ = _no_value
 
     def __iter__(self) -> NoReturn:
         raise InvalidType(explain("a tensor cannot be iterated over.", fix="take its rows by slicing, x[0:1]"))
@@ -228,6 +298,8 @@ class Spelling:
 def apply(name: str, *inputs: Tensor, **attributes: Any) -> Tensor:
     """The output of a primitive. Raises when the inputs do not fit."""
     record = PRIMITIVES[name]
+    if not _tracing.get():
+        inputs = tuple(x.used() for x in inputs)
     shape, dtype = record.spec(*inputs, **attributes)
     place = _place.get()
     if not place.site:

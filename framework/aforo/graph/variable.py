@@ -11,16 +11,34 @@ PARAMETERS = "parameters"
 OPTIMIZER_STATE = "optimizer_state"
 STATE = "state"
 BATCH = "batch"
+TENSOR = "tensor"
 
 
 class Variable:
     """A named value with memory of its own, which programs read and update in place.
 
     It has no memory until a program needs it: `initial()` then gives its first value (None: whatever is written first).
-    `storage` and `device` belong to the floor that runs programs; nothing below it looks at them.
+    `storage`, `array` and `device` belong to the floor that runs programs; nothing below it looks at them.
+
+    An expression in a notebook means the value a weight has when it is written. It reads a snapshot: a variable whose
+    `source` is the weight for as long as the weight keeps that value. `snapshot` refers, weakly, to the leaf on it.
     """
 
-    __slots__ = ("__weakref__", "device", "dtype", "initial", "name", "owner", "role", "shape", "storage", "trainable")
+    __slots__ = (
+        "__weakref__",
+        "array",
+        "device",
+        "dtype",
+        "initial",
+        "name",
+        "owner",
+        "role",
+        "shape",
+        "snapshot",
+        "source",
+        "storage",
+        "trainable",
+    )
 
     def __init__(
         self,
@@ -41,7 +59,10 @@ class Variable:
         self.owner = owner
         self.trainable = trainable
         self.storage: Any = None
+        self.array: Any = None
         self.device: Any = None
+        self.snapshot: Any = None
+        self.source: Variable | None = None
 
     def __repr__(self) -> str:
         return f"<{self.role} {self.owner}/{self.name} {self.shape} {self.dtype}>"

@@ -1,0 +1,200 @@
+"""Tensors in a notebook: the same path from graph to numbers, on small graphs.
+
+An expression is only a graph until someone looks at it. Then it is planned and run as a program, which is kept (a bounded
+number of them are) for the next expression of the same structure; the values it starts from are copied in.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from threading import RLock
+from typing import Any
+
+import numpy as np
+
+from . import device as devices
+from .errors import InvalidType, InvalidValue, explain
+from .gradient import gradient
+from .graph import PRIMITIVES, TENSOR, Graph, Place, Tensor, Variable, rebuilt
+from .parameter import Leaf
+from .program import Program, Workspace
+from .specs import Dim, as_dtype
+
+_KEPT_PROGRAMS = 32
+_programs: OrderedDict[Any, tuple[Program, list[Variable], Workspace]] = OrderedDict()
+_lock = RLock()
+
+
+def tensor(data: Any, dtype: Any = None, device: Any = "cpu") -> Leaf:
+    """A tensor with the numbers of an array, a list or a number. Fractions are stored as float32 unless a dtype is given."""
+    if isinstance(data, Tensor):
+        data = data.numpy()
+    try:
+        array = np.asarray(data)
+    except ValueError:
+        raise InvalidValue(explain("the rows of this tensor differ in length.", expected="rows of one length")) from None
+    if array.dtype.kind not in "fiub":
+        raise InvalidType(explain("a tensor holds numbers.", received=f"an array of {array.dtype}"))
+    if not array.size:
+        raise InvalidValue(explain("a tensor holds at least one value.", received=f"shape {array.shape}"))
+    usual = {"f": "float32", "b": "bool"}.get(array.dtype.kind, "int32" if array.dtype.itemsize <= 4 else "int64")
+    target = devices.device(device)
+    kind = usual if dtype is None else as_dtype(dtype)
+    variable = Variable("tensor", array.shape, kind, TENSOR, lambda: array.astype(kind))
+    devices.materialise(variable, {}, target)
+    variable.initial = None
+    return Leaf(variable)
+
+
+def evaluate(tensors: Sequence[Tensor]) -> None:
+    """Compute these tensors, all in one program, and remember their values."""
+    with _lock:
+        missing = [x for x in {id(x): x for x in tensors}.values() if x.value is None and x.op != "variable"]
+        if not missing:
+            return
+        nodes, leaves, key = _structure(missing)
+        target = _common_device(leaves)
+        found = _programs.get((key, target.name))
+        if found is None:
+            found = _programs[key, target.name] = _compiled(missing, nodes, leaves, target)
+            if len(_programs) > _KEPT_PROGRAMS:
+                _programs.popitem(last=False)
+        _programs.move_to_end((key, target.name))
+        program, slots, _ = found
+        for slot, held in zip(slots, leaves, strict=True):
+            target.backend.copy(devices.contents(slot), devices.contents(held))
+        program.run()
+        for i, x in enumerate(missing):
+            value = Variable("value", x.shape, x.dtype, TENSOR)
+            devices.materialise(value, {}, target)
+            target.backend.copy(devices.contents(value), program.outputs[str(i)])
+            x.value = value
+
+
+def _start(node: Tensor) -> Variable | None:
+    """The variable that holds a node's value already."""
+    if node.value is not None:
+        return node.value
+    if node.op != "variable":
+        return None
+    variable = node.variable
+    return variable.source or variable
+
+
+def _structure(wanted: Sequence[Tensor]) -> tuple[list[Tensor], list[Variable], Any]:
+    """The nodes to compute, the variables they start from, and a key that is equal for expressions of the same structure."""
+    found: dict[int, Tensor] = {id(x): x for x in wanted}
+    stack = list(wanted)
+    while stack:
+        node = stack.pop()
+        for x in node.inputs if _start(node) is None else ():
+            if id(x) not in found:
+                found[id(x)] = x
+                stack.append(x)
+    nodes = sorted(found.values(), key=lambda node: node.serial)
+    index: dict[int, int] = {}
+    leaves: dict[int, tuple[int, Variable]] = {}
+    key: list[Any] = []
+    for i, node in enumerate(nodes):
+        index[id(node)] = i
+        held = _start(node)
+        if held is None:
+            attributes = tuple(node.attributes.items()) if node.attributes else ()
+            key.append((node.op, tuple([index[id(x)] for x in node.inputs]), attributes))
+            continue
+        if held.storage is None:
+            if any(isinstance(size, Dim) for size in held.shape) or held.initial is None:
+                node.no_value()
+            devices.materialise(held, {}, held.device or devices.CPU)
+        number, _ = leaves.setdefault(id(held), (len(leaves), held))
+        key.append((number, held.shape, held.dtype))
+    return nodes, [held for _, held in leaves.values()], (tuple(key), tuple(index[id(x)] for x in wanted))
+
+
+def _common_device(leaves: Sequence[Variable]) -> devices.Device:
+    if not leaves:
+        return devices.CPU
+    first = leaves[0]
+    for other in leaves[1:]:
+        if other.device is not first.device:
+            raise InvalidValue(
+                explain(
+                    "tensors of one expression must be on one device.",
+                    received=f"{_named(first)} on {first.device}, {_named(other)} on {other.device}",
+                    fix=f'move one of them, e.g. t.to("{first.device}")',
+                )
+            )
+    found: devices.Device = first.device
+    return found
+
+
+def _named(variable: Variable) -> str:
+    return f"{variable.owner}.{variable.name}" if variable.owner else f"a tensor of shape {variable.shape}"
+
+
+def _compiled(
+    wanted: Sequence[Tensor], nodes: Sequence[Tensor], leaves: Sequence[Variable], target: devices.Device
+) -> tuple[Program, list[Variable], Workspace]:
+    """A program for this structure, with slots of its own for the values it starts from."""
+    slots = {id(held): Variable("slot", held.shape, held.dtype, TENSOR) for held in leaves}
+    now: dict[int, Tensor] = {}
+    for node in nodes:
+        held = _start(node)
+        if held is None:
+            now[id(node)] = rebuilt(node, tuple(now[id(x)] for x in node.inputs))
+        else:
+            slot = {"variable": slots[id(held)]}
+            now[id(node)] = Tensor(PRIMITIVES["variable"], (), slot, node.shape, node.dtype, Place(), serial=node.serial)
+    graph = Graph({str(i): now[id(x)] for i, x in enumerate(wanted)}, {})
+    workspace = Workspace(target)
+    program = workspace.program("expression", 1, lambda: graph)
+    for slot_variable in slots.values():
+        devices.materialise(slot_variable, {}, target)
+    return program, list(slots.values()), workspace
+
+
+def grad(of: Tensor, wrt: Tensor | Sequence[Tensor]) -> Any:
+    """d of / d w for each w: tensors of w's shape. `of` is a single number; w may be a weight, a tensor, or an intermediate.
+
+    The results can be differentiated again. One tensor gives one tensor, a list gives a list.
+    """
+    many = isinstance(wrt, (list, tuple))
+    wanted = [w.used() for w in (wrt if many else [wrt])]  # type: ignore[union-attr]
+    for w in wanted:
+        if not isinstance(w, Tensor):
+            raise InvalidType(explain("only tensors have gradients.", received=type(w).__name__))
+    found = gradient(of, wanted)
+    evaluate([of, *found])
+    return found if many else found[0]
+
+
+class _Evaluation:
+    @staticmethod
+    def numpy(x: Tensor) -> np.ndarray[Any, Any]:
+        evaluate([x])
+        held = _start(x)
+        assert held is not None
+        if held.storage is None and held.initial is None:
+            x.no_value()
+        return devices.read(held)
+
+    @staticmethod
+    def device(x: Tensor) -> str:
+        held = _start(x)
+        if held is None:
+            stack, seen = [x], {id(x)}
+            while stack and held is None:
+                node = stack.pop()
+                held = _start(node)
+                new = [i for i in node.inputs if id(i) not in seen]
+                seen.update(map(id, new))
+                stack.extend(new)
+        return str((held.device if held is not None else None) or devices.CPU)
+
+    @staticmethod
+    def to(x: Tensor, device: Any) -> Tensor:
+        return tensor(x.numpy(), x.dtype, device)
+
+
+Tensor.evaluation = _Evaluation()
