@@ -10,13 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from hypothesis import settings
+
 from aforo import ops
 from aforo.device import contents, device
 from aforo.gradient import gradient
 from aforo.graph import STATE, Graph, Sample, Tensor, Variable, constant, leaf
 from aforo.program import Program, Workspace
 from aforo.specs import FLOATS, Dim, at
-from hypothesis import settings
 
 Array = np.ndarray[Any, Any]
 
@@ -90,6 +91,7 @@ _TWINS: dict[str, Callable[..., Any]] = {
     "guard": lambda x, floor: np.where(x > floor, x, floor),
     "cast": lambda x, dtype: x.astype(dtype),
     "copy": lambda x: x,
+    "identity": lambda x: x,
     "stop_gradient": lambda x: x,
     "transpose": lambda x, axes: np.transpose(x, axes),
     "broadcast": lambda x, shape: np.broadcast_to(x, shape),
@@ -108,7 +110,9 @@ def twin(name: str) -> Callable[..., Any]:
     return function
 
 
-def interpret(graph: Graph, values: Mapping[Variable, Array], sizes: Mapping[str, int]) -> tuple[dict[str, Array], dict[Variable, Array]]:
+def interpret(
+    graph: Graph, values: Mapping[Variable, Array], sizes: Mapping[str, int]
+) -> tuple[dict[str, Array], dict[Variable, Array]]:
     """The outputs and the updated variables of a graph, node by node in NumPy: no plan, no order, no shared memory."""
     known: dict[int, Array] = {}
     for node in graph.nodes:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import reduce
 from typing import Any
 
-import aforo as af
 import numpy as np
 import pytest
+from helpers import Array, Runner, check_gradient, result, sample_inputs, variable, weighted
+
+import aforo as af
 from aforo import ops
 from aforo.gradient import gradient
 from aforo.graph import BACKWARD, PRIMITIVES, Graph, Tensor, ancestors, apply, constant, leaf, merge, verify, within
 from aforo.specs import FLOATS
-from helpers import Array, Runner, check_gradient, result, sample_inputs, variable, weighted
 
 rng = np.random.default_rng(5)
 DIFFERENTIABLE = [
     name
     for name, record in PRIMITIVES.items()
-    if record.gradient is not None and record.samples and (record.samples[0].dtypes is None or record.samples[0].dtypes[0] in ("float", *FLOATS))
+    if record.gradient is not None
+    and record.samples
+    and (record.samples[0].dtypes is None or record.samples[0].dtypes[0] in ("float", *FLOATS))
 ]
 
 
@@ -28,6 +33,10 @@ def sampled(name: str) -> tuple[Callable[..., Tensor], list[Array]]:
     sample = PRIMITIVES[name].samples[0]
     attributes = {"dtype": "float64"} if name == "cast" else sample.attributes
     return lambda *x: apply(name, *x, **attributes), sample_inputs(sample, "float64")
+
+
+def total(tensors: Iterable[Tensor]) -> Tensor:
+    return reduce(ops.add, tensors)
 
 
 # --- the checker ------------------------------------------------------------------------------------------------------
@@ -59,12 +68,18 @@ def reversed_along_the_last_axis(rule: Any) -> Any:
 
 
 def planted(name: str, wrong: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Tensor]:
-    """A function in which one node of that name has a wrong gradient. The others of that name keep theirs: two faults may cancel."""
+    """A function in which one node of that name has a wrong gradient; the others keep theirs, since two faults may cancel."""
     function, _ = sampled(name)
     right = PRIMITIVES[name].gradient
     assert right is not None
     made: list[Tensor] = []
-    monkeypatch.setitem(PRIMITIVES, name, replace(PRIMITIVES[name], gradient=lambda y, g: (wrong if y is made[0] else right)(y, g)))
+
+    def mixed(y: Tensor, g: Tensor) -> Sequence[Tensor | None]:
+        rule = wrong if y is made[0] else right
+        gradients: Sequence[Tensor | None] = rule(y, g)
+        return gradients
+
+    monkeypatch.setitem(PRIMITIVES, name, replace(PRIMITIVES[name], gradient=mixed))
 
     def call(*x: Tensor) -> Tensor:
         made.append(function(*x))
@@ -75,7 +90,7 @@ def planted(name: str, wrong: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[
 
 @pytest.mark.parametrize("fault", [scaled, negated, reversed_along_the_last_axis])
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
-def test_a_planted_wrong_gradient_is_caught(name: str, fault: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_planted_wrong_gradient_is_caught(name: str, fault: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     function, arrays = sampled(name)
     check_gradient(lambda *x: weighted(function(*x)), arrays)
     wrong = planted(name, fault(PRIMITIVES[name].gradient), monkeypatch)
@@ -89,8 +104,8 @@ def test_a_wrong_gradient_of_only_one_input_is_caught(name: str, which: int, mon
     right = PRIMITIVES[name].gradient
 
     def wrong(y: Tensor, g: Tensor) -> list[Tensor | None]:
-        gradients = list(right(y, g))  # type: ignore[misc]
-        gradients[which] = gradients[which] * 0.999  # type: ignore[operator]
+        gradients: list[Any] = list(right(y, g))  # type: ignore[misc]
+        gradients[which] = gradients[which] * 0.999
         return gradients
 
     with pytest.raises(AssertionError, match="the gradient says"):
@@ -118,8 +133,8 @@ def test_the_gradient_of_a_gradient_equals_a_finite_difference_of_the_first(name
 
     def slope(*x: Tensor) -> Tensor:
         firsts = gradient(weighted(function(*x)), x)
-        return sum((ops.sum(first * constant(np.cos(1.0 + np.arange(a.size)).reshape(a.shape), "float64")) if a.ndim else first * 0.7)
-                   for first, a in zip(firsts, arrays, strict=True))  # type: ignore[return-value]  # fmt: skip
+        factors = [constant(np.cos(1.0 + np.arange(a.size)).reshape(a.shape), "float64") for a in arrays]
+        return total(ops.sum(first * factor) for first, factor in zip(firsts, factors, strict=True))
 
     check_gradient(slope, arrays)
 
@@ -138,7 +153,7 @@ def test_the_hessian_of_a_network_is_symmetric() -> None:
     u, v = ([constant(rng.standard_normal(a.shape), "float64") for a in NETWORK] for _ in range(2))
 
     def dot(p: Sequence[Tensor], q: Sequence[Tensor]) -> Tensor:
-        return sum(ops.sum(a * b) for a, b in zip(p, q, strict=True))  # type: ignore[return-value]
+        return total(ops.sum(a * b) for a, b in zip(p, q, strict=True))
 
     first = gradient(network(*x), x)
     left, right = dot(u, gradient(dot(first, v), x)), dot(v, gradient(dot(first, u), x))
@@ -159,8 +174,9 @@ def test_a_third_derivative_is_right() -> None:
 
 
 def _softmax(x: Array, axis: int = -1) -> Array:
-    e = np.exp(x - x.max(axis, keepdims=True))
-    return e / e.sum(axis, keepdims=True)
+    e: Array = np.exp(x - x.max(axis, keepdims=True))
+    out: Array = e / e.sum(axis, keepdims=True)
+    return out
 
 
 COMPOSED: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Array], Array]]] = {
@@ -194,7 +210,9 @@ def test_composed_functions_and_their_gradients_are_right(name: str) -> None:
 
 
 def test_a_matrix_product_of_any_rank_is_numpys() -> None:
-    for p, q in (((2, 3, 4), (4, 5)), ((2, 3, 4), (2, 4, 5)), ((3, 4), (2, 4, 5)), ((4,), (4,)), ((2, 1, 3, 4), (5, 4, 2)), ((4,), (2, 4, 3))):
+    flat = ((2, 3, 4), (4, 5)), ((4,), (4,)), ((4,), (2, 4, 3))
+    stacked = ((2, 3, 4), (2, 4, 5)), ((3, 4), (2, 4, 5)), ((2, 1, 3, 4), (5, 4, 2))
+    for p, q in (*flat, *stacked):
         a, b = rng.standard_normal(p), rng.standard_normal(q)
         np.testing.assert_allclose(result(leaf(variable(a)) @ leaf(variable(b))), a @ b, 1e-13, 1e-14)
         check_gradient(lambda s, t: weighted(s @ t), [a, b])
@@ -214,7 +232,8 @@ def test_the_documented_gradients_at_kinks() -> None:
     np.testing.assert_array_equal(slopes(ops.maximum, [1.0, 2.0, 3.0], [2.0, 2.0, 2.0]), [[0, 0, 1], [1, 1, 0]])
     np.testing.assert_array_equal(slopes(ops.minimum, [1.0, 2.0, 3.0], [2.0, 2.0, 2.0]), [[1, 0, 0], [0, 1, 1]])
     np.testing.assert_allclose(slopes(ops.max, [3.0, 1.0, 3.0, 3.0])[0], [1 / 3, 0, 1 / 3, 1 / 3])
-    np.testing.assert_allclose(slopes(lambda x: ops.min(x, 1), [[0.0, 0.0], [1.0, 2.0]])[0], [[0.5, 0.5], [1, 0]])
+    halves = np.array([[0.5, 0.5], [1.0, 0.0]])
+    np.testing.assert_allclose(slopes(lambda x: ops.min(x, 1), [[0.0, 0.0], [1.0, 2.0]])[0], halves)
 
 
 def test_the_gradients_of_a_maximum_with_itself_sum_to_one() -> None:
@@ -271,7 +290,7 @@ def test_the_gradient_of_a_value_by_itself_is_one_and_intermediates_have_gradien
 
 def test_a_value_used_in_many_places_collects_all_their_gradients() -> None:
     x = leaf(variable(rng.standard_normal(6)))
-    f = ops.sum(sum((x * float(i) for i in range(1, 40)), x))  # 1 + 780
+    f = ops.sum(total([x, *(x * float(i) for i in range(1, 40))]))  # 1 + 780
     np.testing.assert_allclose(result(gradient(f, [x])[0]), np.full(6, 781.0), 1e-14)
 
 
@@ -283,7 +302,7 @@ def test_the_backward_does_not_recurse() -> None:
     (g,) = gradient(ops.sum(y), [x])
     value, slope = 0.5, 1.0
     for _ in range(3000):
-        value, slope = np.sin(value), slope * np.cos(value)
+        value, slope = math.sin(value), slope * math.cos(value)
     np.testing.assert_allclose(result(g), [slope], 1e-10)
 
 

@@ -8,15 +8,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import Array, Runner, check_gradient, result, sample_inputs, traced, twin, variable, weighted
+
 from aforo import ops
 from aforo.graph import PRIMITIVES, Graph, Primitive, Sample, Tensor, apply, leaf
 from aforo.specs import FLOATS
-from helpers import Array, Runner, check_gradient, result, sample_inputs, traced, twin, variable, weighted
 
 LEAVES = {"variable", "constant", "iota", "ones"}  # where graphs start: nothing to compute
 TABLE = dict(PRIMITIVES)
-CASES = [pytest.param(record, sample, id=f"{name}-{i}") for name, record in TABLE.items() for i, sample in enumerate(record.samples)]
-each_case = pytest.mark.parametrize(("record", "sample"), CASES)
+CASES = [(record, sample) for record in TABLE.values() for sample in record.samples]
+
+
+def cases(chosen: list[Any]) -> Any:
+    """Run a test on each of these tuples, which start with a record."""
+    names = ("record", "sample", "position")[: len(chosen[0])]
+    return pytest.mark.parametrize(names, [pytest.param(*case, id=f"{case[0].name}-{i}") for i, case in enumerate(chosen)])
+
+
+each_case = cases(CASES)
 each_float = pytest.mark.parametrize("dtype", FLOATS)
 
 
@@ -139,10 +148,11 @@ def test_inputs_are_not_changed(record: Primitive, sample: Sample) -> None:
 def test_special_values_come_out_as_in_numpy() -> None:
     x = np.array([-np.inf, -1e4, -100.0, -1.0, -0.0, 0.0, 1.0, 100.0, 1e4, np.inf])
     v = leaf(variable(x))
-    np.testing.assert_allclose(result(ops.sigmoid(v)), [0, 0, np.exp(-100.0), 1 / (1 + np.e), 0.5, 0.5, np.e / (1 + np.e), 1, 1, 1], 1e-15)
-    np.testing.assert_allclose(
-        result(ops.softplus(v)), [0, 0, np.exp(-100.0), np.log1p(np.exp(-1)), np.log(2), np.log(2), 1 + np.log1p(np.exp(-1)), 100, 1e4, np.inf], 1e-15
-    )
+    tiny, one = np.exp(-100.0), np.log1p(np.exp(-1))
+    sigmoid = [0, 0, tiny, 1 / (1 + np.e), 0.5, 0.5, np.e / (1 + np.e), 1, 1, 1]
+    softplus = [0, 0, tiny, one, np.log(2), np.log(2), 1 + one, 100, 1e4, np.inf]
+    np.testing.assert_allclose(result(ops.sigmoid(v)), sigmoid, 1e-15)
+    np.testing.assert_allclose(result(ops.softplus(v)), softplus, 1e-15)
     np.testing.assert_array_equal(result(ops.absolute(v)), np.abs(x))  # its samples are all positive
     np.testing.assert_array_equal(result(ops.sign(v)), np.sign(x))
     np.testing.assert_array_equal(result(apply("guard", v, floor=-60.0)), np.maximum(x, -60.0))
@@ -157,10 +167,7 @@ def test_nan_passes_through_the_comparisons_that_pick_a_value() -> None:
 
 # --- gradient ---------------------------------------------------------------------------------------------------------
 
-WITH_GRADIENT = [case for case in CASES if case.values[0].gradient is not None and _differentiable(case.values[1])]
-
-
-@pytest.mark.parametrize(("record", "sample"), WITH_GRADIENT)
+@cases([(record, sample) for record, sample in CASES if record.gradient is not None and _differentiable(sample)])
 def test_the_gradient_equals_a_finite_difference(record: Primitive, sample: Sample) -> None:
     arrays = sample_inputs(sample, "float64")
     if record.name == "cast":
@@ -171,15 +178,15 @@ def test_the_gradient_equals_a_finite_difference(record: Primitive, sample: Samp
 # --- in place ---------------------------------------------------------------------------------------------------------
 
 IN_PLACE = [
-    pytest.param(case.values[0], case.values[1], position, id=f"{case.id}-input{position}")
-    for case in CASES
-    for position in case.values[0].overwrites
-    if case.values[1].dtypes is None or case.values[1].dtypes[position] == "float"
+    (record, sample, position)
+    for record, sample in CASES
+    for position in record.overwrites
+    if sample.dtypes is None or sample.dtypes[position] == "float"
 ]
 
 
 @each_float
-@pytest.mark.parametrize(("record", "sample", "position"), IN_PLACE)
+@cases(IN_PLACE)
 def test_working_in_place_gives_the_same_numbers(record: Primitive, sample: Sample, position: int, dtype: str) -> None:
     arrays = sample_inputs(sample, dtype)
     apart = [leaf(variable(a)) for a in arrays]
@@ -192,7 +199,7 @@ def test_working_in_place_gives_the_same_numbers(record: Primitive, sample: Samp
     assert runner.run()["y"].tobytes() == result(applied(record, sample, apart)).tobytes()
 
 
-@pytest.mark.parametrize(("record", "sample", "position"), IN_PLACE)
+@cases(IN_PLACE)
 def test_an_update_in_place_gives_the_same_numbers(record: Primitive, sample: Sample, position: int) -> None:
     arrays = sample_inputs(sample, "float32")
     held = [variable(a) for a in arrays]
@@ -206,14 +213,14 @@ def test_an_update_in_place_gives_the_same_numbers(record: Primitive, sample: Sa
 
 
 def test_every_record_that_may_work_in_place_was_tried() -> None:
-    assert {case.values[0].name for case in IN_PLACE} == {name for name, record in TABLE.items() if record.overwrites}
+    assert {record.name for record, _, _ in IN_PLACE} == {name for name, record in TABLE.items() if record.overwrites}
 
 
-PAIRS = [case for case in CASES if len(set(case.values[1].shapes)) == 1 < len(case.values[1].shapes) and case.values[1].dtypes is None]
+PAIRS = [(r, sample) for r, sample in CASES if len(set(sample.shapes)) == 1 < len(sample.shapes) and sample.dtypes is None]
 
 
 @each_float
-@pytest.mark.parametrize(("record", "sample"), PAIRS)
+@cases(PAIRS)
 def test_one_tensor_as_every_input_gives_the_right_numbers(record: Primitive, sample: Sample, dtype: str) -> None:
     array = sample_inputs(sample, dtype)[0]
     number = len(sample.shapes)
@@ -238,7 +245,9 @@ def test_a_matrix_times_its_own_transpose_is_right() -> None:
 
 def test_a_tensor_and_a_view_of_it_do_not_share_the_output() -> None:
     a = np.arange(9.0).reshape(3, 3)
-    for view, seen in ((lambda t: t.T, a.T), (lambda t: ops.broadcast_to(t[0:1], (3, 3)), np.broadcast_to(a[:1], (3, 3)))):
+    turned = lambda t: t.T, a.T
+    repeated = lambda t: ops.broadcast_to(t[0:1], (3, 3)), np.broadcast_to(a[:1], (3, 3))
+    for view, seen in (turned, repeated):
         t = apply("copy", leaf(variable(a)))
         np.testing.assert_array_equal(result(t + view(t)), a + seen)
         np.testing.assert_array_equal(result(view(t) - t), seen - a)
@@ -252,6 +261,8 @@ def test_a_tensor_and_a_view_of_it_do_not_share_the_output() -> None:
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 _LIMIT = 64 * 1024  # NumPy's iterator buffers
+_AXES = ((0,), (1,), (2,), (0, 1), (1, 2), (0, 2), (0, 1, 2))
+_REDUCTIONS = tuple(Sample(((60, 70, 80),), {"axes": axes}) for axes in _AXES)
 # Records whose samples cannot simply be made larger.
 LARGE: dict[str, tuple[Sample, ...]] = {
     "matmul": (
@@ -260,8 +271,8 @@ LARGE: dict[str, tuple[Sample, ...]] = {
         Sample(((400, 300), (300, 1))),
         Sample(((6, 100, 80), (6, 80, 90))),
     ),
-    "sum": tuple(Sample(((60, 70, 80),), {"axes": axes}) for axes in ((0,), (1,), (2,), (0, 1), (1, 2), (0, 2), (0, 1, 2))),
-    "amax": tuple(Sample(((60, 70, 80),), {"axes": axes}) for axes in ((0,), (1,), (2,), (0, 1), (1, 2), (0, 2), (0, 1, 2))),
+    "sum": _REDUCTIONS,
+    "amax": _REDUCTIONS,
     "argmax": (Sample(((300, 400),), {"axis": 1}), Sample(((300, 400),), {"axis": 0})),
     "concatenate": (Sample(((300, 200), (300, 100)), {"axis": 1}), Sample(((100, 300), (200, 300)), {"axis": 0})),
     "pad": (
@@ -279,7 +290,7 @@ def large(record: Primitive) -> list[Sample]:
 
 
 COMPUTING = [record for name, record in TABLE.items() if name not in LEAVES and record.view is None]
-LARGE_CASES = [pytest.param(record, sample, id=f"{record.name}-{i}") for record in COMPUTING for i, sample in enumerate(large(record))]
+LARGE_CASES = [(record, sample) for record in COMPUTING for sample in large(record)]
 
 
 @each_float
@@ -292,7 +303,7 @@ def test_no_kernel_allocates(record: Primitive, sample: Sample, dtype: str) -> N
 
 
 @each_float
-@pytest.mark.parametrize(("record", "sample"), LARGE_CASES)
+@cases(LARGE_CASES)
 def test_no_kernel_allocates_on_large_inputs(record: Primitive, sample: Sample, dtype: str) -> None:
     arrays = sample_inputs(sample, dtype)
     assert max(a.nbytes for a in arrays) > _LIMIT, "as small as this, an allocation could go unseen"
@@ -303,7 +314,7 @@ def test_no_kernel_allocates_on_large_inputs(record: Primitive, sample: Sample, 
 
 
 @pytest.mark.parametrize("look", [_transposed, _spread, _repeated])
-@pytest.mark.parametrize(("record", "sample"), LARGE_CASES)
+@cases(LARGE_CASES)
 def test_no_kernel_allocates_on_inputs_of_any_layout(record: Primitive, sample: Sample, look: Any) -> None:
     inputs = [look(array)[1] for array in sample_inputs(sample, "float64")]  # the larger buffers
     runner = Runner(Graph({"y": applied(record, sample, inputs)}, {}))
@@ -312,7 +323,7 @@ def test_no_kernel_allocates_on_inputs_of_any_layout(record: Primitive, sample: 
     assert peak < _LIMIT
 
 
-@pytest.mark.parametrize("record", [record for record in COMPUTING if record.overwrites])
+@cases([(record,) for record in COMPUTING if record.overwrites])
 def test_no_kernel_allocates_in_place(record: Primitive) -> None:
     sample = large(record)[0]
     arrays = sample_inputs(sample, "float32")
@@ -341,9 +352,9 @@ def test_what_a_kernel_keeps_or_holds_for_a_moment_is_seen() -> None:
 
 def test_an_elementwise_primitive_is_one_record(monkeypatch: pytest.MonkeyPatch) -> None:
     tanh = PRIMITIVES["tanh"]
-    cbrt = replace(tanh, name="cbrt", gradient=lambda y, g: (g / (3.0 * ops.square(y)),), samples=(Sample(((3, 4),), low=0.3),))
+    sample = Sample(((3, 4),), low=0.3)
+    cbrt = replace(tanh, name="cbrt", gradient=lambda y, g: (g / (3.0 * ops.square(y)),), samples=(sample,))
     monkeypatch.setitem(PRIMITIVES, "cbrt", cbrt)
-    (sample,) = cbrt.samples
     arrays = sample_inputs(sample, "float32")
     assert_close(cbrt, sample, arrays, result(applied(cbrt, sample, [leaf(variable(arrays[0]))])))
     check_gradient(lambda x: weighted(apply("cbrt", x)), arrays)

@@ -7,16 +7,17 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-import aforo as af
 import numpy as np
 import pytest
+from helpers import REPEATABLE, Runner
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+import aforo as af
 from aforo import ops
 from aforo.graph import BATCH as BATCH_ROLE
 from aforo.graph import Graph, Variable, leaf
 from aforo.specs import BATCH, Dim, Layout, as_dtype, as_shape, at, count, strides, value_bytes, written
-from helpers import REPEATABLE, Runner
-from hypothesis import assume, given
-from hypothesis import strategies as st
 
 TIME = Dim.symbol("time")
 SYMBOLS = ("batch", "time", "heads")
@@ -54,7 +55,9 @@ def test_arithmetic_of_sizes_equals_that_of_numbers(expression: Expression, valu
 
 @REPEATABLE
 @given(expressions, st.integers(1, 9), st.lists(st.sampled_from(SYMBOLS), max_size=3), sizes)
-def test_exact_division_equals_that_of_numbers(expression: Expression, n: int, names: list[str], values: dict[str, int]) -> None:
+def test_exact_division_equals_that_of_numbers(
+    expression: Expression, n: int, names: list[str], values: dict[str, int]
+) -> None:
     divisor: Any = n
     for name in names:
         divisor = DIMS[name] * divisor

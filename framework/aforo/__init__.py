@@ -10,9 +10,11 @@ from .errors import Error
 from .evaluate import grad, tensor
 from .graph import Tensor
 from .layers import Activation, Dense, Layer
-from .model import Sequential
+from .model import Model
 from .optimizers import SGD, Optimizer
 from .random import set_seed
+from .sequential import Sequential
+from .topology import Input
 
 if TYPE_CHECKING:
     from . import datasets, memory
@@ -20,8 +22,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "SGD", "Activation", "Dense", "Error", "Layer", "Optimizer", "Sequential", "Tensor", "callbacks", "datasets", "grad",
-    "initializers", "losses", "memory", "metrics", "ops", "optimizers", "set_seed", "tensor",
+    "SGD", "Activation", "Dense", "Error", "Input", "Layer", "Model", "Optimizer", "Sequential", "Tensor", "callbacks",
+    "datasets", "grad", "initializers", "losses", "memory", "metrics", "ops", "optimizers", "set_seed", "tensor",
 ]  # fmt: skip
 
 _LATER = ("datasets", "memory")  # loaded at their first use, to keep the import short

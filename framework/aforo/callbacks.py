@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .model import Sequential
+    from .model import Model
 
 Logs = Mapping[str, float]
 
@@ -14,9 +14,9 @@ Logs = Mapping[str, float]
 class Callback:
     """Override what you need. `self.model` is the model that is being trained; `model.stop_training = True` ends the fit."""
 
-    model: Sequential
+    model: Model
 
-    def set_model(self, model: Sequential) -> None:
+    def set_model(self, model: Model) -> None:
         self.model = model
 
     def on_train_begin(self, logs: Logs | None = None) -> None: ...

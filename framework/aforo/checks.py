@@ -229,9 +229,7 @@ def whole(name: str, value: Any, low: int) -> int:
     return number
 
 
-def sample_weights(
-    sample_weight: Any, class_weight: Mapping[int, float] | None, y: Array, n: int, loss: Loss, dtype: str
-) -> Array | None:
+def sample_weights(sample_weight: Any, class_weight: Mapping[int, float] | None, y: Array, n: int, dtype: str) -> Array | None:
     """One weight for each sample, from those given and from those of its class."""
     if sample_weight is None and class_weight is None:
         return None

@@ -18,7 +18,7 @@ from .specs import at, value_bytes
 from .tables import bytes_written, render, shape_written
 
 if TYPE_CHECKING:
-    from .model import Sequential
+    from .model import Model
 
 PADDING = "(alignment)"
 
@@ -126,7 +126,7 @@ class Report:
         )
 
 
-def report(model: Sequential, batch_size: int, training: bool, device: Any) -> Report:
+def report(model: Model, batch_size: int, training: bool, device: Any) -> Report:
     """The report of a model's training step, or of its prediction."""
     batch_size = whole("batch_size", batch_size, 1)
     if training:
@@ -173,6 +173,11 @@ def _timeline(plan: Plan) -> tuple[Moment, ...]:
     )
 
 
+def _top(layer: str) -> str:
+    """The layer of the model that a layer within it belongs to."""
+    return layer.partition("/")[0]
+
+
 def _held(plan: Plan) -> dict[str, int]:
     """Who holds the arena at its peak: bytes by layer."""
     if not plan.steps:
@@ -183,24 +188,26 @@ def _held(plan: Plan) -> dict[str, int]:
     for buffer in plan.buffers:
         if buffer.start <= peak <= buffer.end:
             now = max((v for v in buffer.values if written.get(v, peak) <= peak), key=lambda v: written.get(v, peak))
-            layer = plan.values[now].place.layer
+            layer = _top(plan.values[now].place.layer)
             held[layer] = held.get(layer, 0) + buffer.nbytes
     return held
 
 
-def _rows(model: Sequential, plan: Plan) -> tuple[LayerRow, ...]:
+def _rows(model: Model, plan: Plan) -> tuple[LayerRow, ...]:
     held = _held(plan)
     flops: dict[str, int] = {}
     for step in plan.steps:
-        flops[step.place.layer] = flops.get(step.place.layer, 0) + at(step.flops, plan.sizes)
+        layer_name = _top(step.place.layer)
+        flops[layer_name] = flops.get(layer_name, 0) + at(step.flops, plan.sizes)
     rows = []
     counted: set[int] = set()
-    for layer, stage in zip(model.layers, model.stages[1:], strict=True):
-        shape = at(stage.shape, plan.sizes)
+    for layer, outputs in model.rows():
+        shape = at(outputs[0].shape, plan.sizes)
         own = [weight for weight in layer.weights if id(weight) not in counted]
         counted |= {id(weight) for weight in own}
         parameters = sum(weight.size for weight in own)
-        rows.append(LayerRow(layer.name, shape, prod(shape), held.pop(layer.name, 0), parameters, flops.pop(layer.name, 0)))
+        values = sum(prod(at(x.shape, plan.sizes)) for x in outputs)
+        rows.append(LayerRow(layer.name, shape, values, held.pop(layer.name, 0), parameters, flops.pop(layer.name, 0)))
     rest = dict.fromkeys([*flops, *held])
     rows += [LayerRow(name or "(step)", (), 0, held.get(name, 0), 0, flops.get(name, 0)) for name in rest]
     rows.append(LayerRow(PADDING, (), 0, _slack(plan), 0, 0))

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import device as devices
-from . import losses, optimizers, steps, training
-from . import metrics as measures
+from . import optimizers, steps, training
 from .collector import uncollected
 from .errors import InvalidState, InvalidType, InvalidValue, explain
 from .graph import BATCH as BATCH_ROLE
 from .graph import OPTIMIZER_STATE, STATE, Graph, Tensor, Variable, leaf, tracing
-from .layers import Layer
+from .heads import Head, make_heads
+from .layers.context import Context, collecting
+from .layers.layer import Layer, flattened
 from .parameter import Parameter
 from .plan import Plan, make_plan
 from .program import Program, Workspace
-from .specs import BATCH, FLOATS, Shape, as_dtype, written
+from .specs import BATCH, Shape, written
+from .topology import Structure, Topology, capture
 
 if TYPE_CHECKING:
     from .callbacks import Callback
@@ -29,152 +31,96 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 
-class Sequential:
-    """A stack of layers, each fed by the one before.
+class Model(Layer):
+    """Layers between inputs and outputs, in any acyclic arrangement. A model is a layer, and can be used in another one.
 
-    layers: what to start with; `add` and `pop` change the stack. dtype: "float32", or "float64" for checks.
+    inputs, outputs: what `af.Input` gave, and what layers called on it gave; one, a list, or a dict by name.
     """
 
-    def __init__(self, layers: Sequence[Layer] | None = None, *, name: str = "sequential", dtype: Any = "float32") -> None:
-        self.name = name
-        self.dtype = as_dtype(dtype)
-        if self.dtype not in FLOATS:
-            raise InvalidType(
-                explain("a model computes with floating-point numbers.", expected=" or ".join(FLOATS), received=dtype)
-            )
-        self.layers: list[Layer] = []
-        self._names: dict[str, Layer] = {}
-        self._numbers: dict[str, int] = {}  # where the search for a free name goes on
+    def __init__(self, inputs: Any, outputs: Any, *, name: str | None = None) -> None:
+        super().__init__(name=name)
+        self._start()
+        self._topology: Topology = capture(flattened(inputs), flattened(outputs))
+        self._name_layers()
+        given, produced = self._topology.inputs, self._topology.outputs
+        single = len(given) == 1
+        self._inputs = Structure.of(
+            inputs, [x.variable.name or ("x" if single else f"input_{i + 1}") for i, x in enumerate(given)]
+        )
+        self._outputs = Structure.of(outputs, _unique([x.call.layer.name if x.call else "output" for x in produced]))
+        self.inputs += [
+            Variable(label, x.shape, x.dtype, BATCH_ROLE, owner="batch")
+            for label, x in zip(self._inputs.names, given, strict=True)
+        ]
+        self.built = True
+
+    def _start(self) -> None:
+        """What every model has, before its layers."""
         self.epochs_trained = 0
         self.stop_training = False
-        self.loss: losses.Loss | None = None
         self.optimizer: optimizers.Optimizer | None = None
+        self.heads: list[Head] = []
+        self.inputs: list[Variable] = []
+        self.sample_weight: Variable | None = None
+        self.totals: dict[str, Variable] = {}
         self.lock = RLock()
-        self._metrics: list[Any] = []
+        self._compiled: tuple[Any, Any, Any] | None = None
         self._device = devices.CPU
         self._workspace = Workspace(self._device)
         self._graphs: dict[str, Graph] = {}
         self._slots: dict[Variable, dict[str, Variable]] = {}
-        self._stages: list[Tensor] = []  # the symbolic input, then the output of each layer
-        self.input: Variable | None = None
-        self.target: Variable | None = None
-        self.sample_weight: Variable | None = None
-        self.totals: dict[str, Variable] = {}
-        for layer in layers or []:
-            self.add(layer)
+        self._step = Variable("step", (), "int64", STATE, lambda: 0, owner="totals")
+        self._trainability = Layer.trainability
+
+    def _name_layers(self) -> None:
+        taken: dict[str, Layer] = {}
+        for layer in self._topology.layers:
+            if layer.name in taken:
+                if layer.given_name is not None:
+                    raise InvalidValue(explain(f"two layers are named {layer.name!r}.", fix="give each layer its own name"))
+                number = 1
+                while f"{layer.name}_{number}" in taken:
+                    number += 1
+                layer.name = f"{layer.name}_{number}"
+            taken[layer.name] = layer
 
     # --- structure ----------------------------------------------------------------------------------------------------
 
-    def add(self, layer: Any) -> None:
-        """Put a layer on top. If the sizes are known, they are checked here."""
-        if not isinstance(layer, Layer):
-            if isinstance(layer, type) and issubclass(layer, Layer):
-                raise InvalidType(explain("this is a layer's class, not a layer.", fix=f"model.add(af.{layer.__name__}(…))"))
-            raise InvalidType(
-                explain(
-                    "a model is made of layers.",
-                    expected="e.g. af.Dense(4)",
-                    received=repr(layer),
-                    fix="af.Activation(f) makes a layer of a function" if callable(layer) else None,
-                )
-            )
-        again = self._names.get(layer.name) is layer  # a layer may stand in the stack twice, and shares its weights
-        if layer.given_name is None and not again:
-            layer.name = self._free_name(layer.name)
-        elif not again and layer.name in self._names:
-            raise InvalidValue(explain(f"two layers are named {layer.name!r}.", fix="give each layer a name of its own"))
-        if not self.layers and layer.input_shape is not None:
-            self._set_input(layer.input_shape)
-        elif self.layers and layer.input_shape is not None and self._stages:
-            expected = self._stages[-1].shape[1:]
-            if layer.input_shape != expected:
-                raise InvalidValue(
-                    explain(
-                        f"layer {layer.name!r} does not fit what comes before it.",
-                        expected=f"input_shape {written(expected)}, what {self.layers[-1].name!r} gives",
-                        received=written(layer.input_shape),
-                        fix="leave input_shape out: it follows from the layer before",
-                    )
-                )
-        if self._stages:
-            with tracing():
-                self._stages.append(layer(self._stages[-1]))
-        self.layers.append(layer)
-        self._names[layer.name] = layer
-        self._changed()
+    @property
+    def layers(self) -> list[Layer]:
+        """Every layer once, in the order of first call."""
+        return self._topology.layers
 
-    def pop(self) -> Layer:
-        """Take the top layer off; the rest keeps its training."""
-        if not self.layers:
-            raise InvalidState(explain("there is no layer to take off."))
-        if len(self._stages) > len(self.layers):
-            self._stages.pop()
-        self._changed()
-        layer = self.layers.pop()
-        if layer not in self.layers:
-            del self._names[layer.name]
-        self._numbers.clear()
-        return layer
+    def sublayers(self) -> Iterator[Layer]:
+        yield from self.layers
 
-    def _free_name(self, name: str) -> str:
-        if name not in self._names:
-            return name
-        number = self._numbers.get(name, 1)
-        while f"{name}_{number}" in self._names:
-            number += 1
-        self._numbers[name] = number + 1
-        return f"{name}_{number}"
-
-    def _set_input(self, shape: Shape) -> None:
-        self.input = Variable("x", (BATCH, *shape), self.dtype, BATCH_ROLE, owner="batch")
-        self._stages = [leaf(self.input)]
-
-    def _changed(self) -> None:
-        self._graphs.clear()
-        self._workspace = Workspace(self._device)
-        self.target = self.sample_weight = None
+    def rows(self) -> list[tuple[Layer, tuple[Tensor, ...]]]:
+        """Every use of a layer, and what it gives."""
+        return [(call.layer, call.outputs) for call in self._topology.calls]
 
     @property
-    def built(self) -> bool:
-        """Whether the sizes of all layers are known."""
-        return bool(self.layers) and len(self._stages) > len(self.layers)
+    def outputs(self) -> list[Tensor]:
+        """The symbolic outputs: their shapes and dtypes are those of predictions."""
+        return list(self._topology.outputs)
 
-    def build(self, input_shape: Any) -> None:
-        """Tell the model the shape of a sample, batch axis first (None): (None, d_in). Draws no weights."""
-        shape = tuple(input_shape)[1:]
-        if not self.layers:
-            raise InvalidState(explain("the model has no layers.", fix="model.add(af.Dense(4))"))
-        if self.built:
-            return
-        before = self.input, self._stages
-        try:
-            self._set_input(shape)
-            with tracing():
-                for layer in self.layers:
-                    self._stages.append(layer(self._stages[-1]))
-        except BaseException:
-            self.input, self._stages = before
-            raise
-        self._graphs.clear()
+    def replay(self, values: Sequence[Tensor]) -> list[Tensor]:
+        """The outputs for other inputs."""
+        return self._topology.replay(values)
 
-    def build_from(self, x: Any) -> None:
-        """Take the sizes from data, if they are not known yet."""
-        if not self.built:
-            from .checks import as_array
-
-            array = as_array(x, "x")
-            if array.ndim < 2:
+    def forward(self, x: Any) -> Any:
+        values = self._inputs.split(x, f"the input of {self.name!r}")
+        for variable, value in zip(self.inputs, values, strict=True):
+            if value.shape[1:] != variable.shape[1:]:
                 raise InvalidValue(
                     explain(
-                        "x must hold a batch of samples.",
-                        expected="shape (n, d_in)",
-                        received=written(array.shape),
-                        fix="x[None] adds a batch axis to one sample, x[:, None] makes a column",
+                        f"model {self.name!r} does not fit what it is given.",
+                        expected=f"{variable.name}: {written(variable.shape)}",
+                        received=written(value.shape),
                     )
                 )
-            self.build(array.shape)
+        return self._outputs.joined(self.replay(values))
 
-    def _require_built(self) -> None:
+    def require_built(self) -> None:
         if not self.built:
             raise InvalidState(
                 explain(
@@ -184,56 +130,54 @@ class Sequential:
                 )
             )
 
-    @property
-    def output(self) -> Tensor:
-        """The symbolic output: its shape and dtype are those of a prediction."""
-        self._require_built()
-        return self._stages[-1]
+    def build_from(self, x: Any) -> None:
+        """Take the sizes from data, if they are not known yet."""
 
     @property
-    def stages(self) -> list[Tensor]:
-        """The symbolic input, then the output of each layer."""
-        self._require_built()
-        return list(self._stages)
+    def input_shape(self) -> Any:
+        self.require_built()
+        return self._inputs.joined([(None, *variable.shape[1:]) for variable in self.inputs])
 
     @property
-    def input_shape(self) -> tuple[int | None, ...]:
-        self._require_built()
-        return (None, *self._stages[0].shape[1:])  # type: ignore[arg-type]
+    def output_shape(self) -> Any:
+        self.require_built()
+        return self._outputs.joined([(None, *x.shape[1:]) for x in self.outputs])
 
     @property
-    def output_shape(self) -> tuple[int | None, ...]:
-        return (None, *self.output.shape[1:])  # type: ignore[arg-type]
+    def output_names(self) -> tuple[str, ...]:
+        return self._outputs.names
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """The stack applied to a tensor."""
-        for layer in self.layers:
-            x = layer(x)
-        return x
+    def split_inputs(self, x: Any, what: str) -> list[Any]:
+        """One array for each input."""
+        return self._inputs.split(x, what)
+
+    def split_targets(self, y: Any, what: str) -> list[Any]:
+        """One array for each output."""
+        return self._outputs.split(y, what)
+
+    def joined(self, values: Sequence[Any]) -> Any:
+        """One value for each output, in the form the model was given its outputs."""
+        return self._outputs.joined(values)
+
+    def _changed(self) -> None:
+        """Forget what was derived from the layers."""
+        self._graphs.clear()
+        self._workspace = Workspace(self._device)
 
     # --- weights ------------------------------------------------------------------------------------------------------
 
-    @property
-    def weights(self) -> list[Parameter]:
-        """Every weight once, in the order layers were first called, kernel before bias."""
-        return list({id(w): w for layer in self.layers for w in layer.weights}.values())
-
-    @property
-    def trainable_weights(self) -> list[Parameter]:
-        return [weight for weight in self.weights if weight.trainable]
-
     def count_params(self) -> int:
-        self._require_built()
+        self.require_built()
         return sum(weight.size for weight in self.weights)
 
     def get_weights(self) -> list[Array]:
-        """Copies of all weights."""
-        self._require_built()
+        """Copies of all weights, in the order layers were first called, kernel before bias."""
+        self.require_built()
         return [weight.numpy() for weight in self.weights]
 
     def set_weights(self, arrays: Sequence[Any]) -> None:
         """Give all weights new values. Nothing changes unless all of them fit."""
-        self._require_built()
+        self.require_built()
         weights = self.weights
         if len(arrays) != len(weights):
             raise InvalidValue(
@@ -241,6 +185,7 @@ class Sequential:
                     "the number of arrays differs from that of the weights.",
                     expected=len(weights),
                     received=len(arrays),
+                    fix="arrays in the order of model.get_weights()",
                 )
             )
         checked = [devices.check_values(weight.variable, values) for weight, values in zip(weights, arrays, strict=True)]
@@ -250,76 +195,94 @@ class Sequential:
 
     # --- training -----------------------------------------------------------------------------------------------------
 
-    def compile(self, loss: Any = None, optimizer: Any = "sgd", metrics: Any = None) -> None:
-        """Say what to train for. Names are checked here, and shapes too if they are known."""
+    def compile(self, loss: Any = None, optimizer: Any = "sgd", metrics: Any = None, loss_weights: Any = None) -> None:
+        """Say what to train for. Names are checked here, and shapes too if they are known.
+
+        For several outputs, `loss`, `metrics` and `loss_weights` may be lists, or dicts by the outputs' names.
+        """
         if loss is None:
             raise InvalidType(explain("compile needs a loss.", fix='model.compile(loss="mse", optimizer="sgd")'))
-        chosen = optimizers.get(optimizer), losses.get(loss), measures.check(metrics)
-        before = self.optimizer, self.loss, self._metrics
+        chosen = optimizers.get(optimizer)
+        make_heads(self._outputs.names, loss, metrics, loss_weights)
         with self.lock:
-            self.optimizer, self.loss, self._metrics = chosen
-            self._slots = {}
+            before = self.optimizer, self.heads, self._compiled, self._slots, self.totals
+            self.optimizer, self._compiled, self._slots = chosen, (loss, metrics, loss_weights), {}
+            self._make_heads()
             self._changed()
             if self.built:
                 try:
                     self.graph(steps.TRAINING if self.trainable_weights else steps.EVALUATION)
                 except BaseException:
-                    self.optimizer, self.loss, self._metrics = before
+                    self.optimizer, self.heads, self._compiled, self._slots, self.totals = before
                     self._changed()
                     raise
+
+    def _make_heads(self) -> None:
+        if self._compiled is not None:
+            self.heads = make_heads(self._outputs.names, *self._compiled)
+            names = ["loss", *(name for head in self.heads for name in head.reported_names)]
+            self.totals = {name: Variable(name, (), "float64", STATE, lambda: 0.0, owner="totals") for name in names}
 
     @property
     def metrics_names(self) -> list[str]:
         """What fit and evaluate report, in order."""
-        return ["loss", *measures.names(self._metrics)]
+        return list(self.totals) or ["loss"]
 
-    def require_compiled(self) -> tuple[losses.Loss, optimizers.Optimizer]:
-        if self.loss is None or self.optimizer is None:
+    def require_compiled(self) -> optimizers.Optimizer:
+        if self.optimizer is None:
             raise InvalidState(explain("the model is not compiled.", fix='model.compile(loss="mse", optimizer="sgd")'))
-        return self.loss, self.optimizer
+        return self.optimizer
 
     def graph(self, kind: str, weighted: bool = False) -> Graph:
         """The graph of a prediction, an evaluation, or a training step; with a weight for each sample or without."""
+        self._follow_trainability()
         key = kind + "+weights" * weighted
         if key not in self._graphs:
+            self.require_built()
             self._graphs[key] = self._trace(kind, weighted)
         return self._graphs[key]
 
+    def _follow_trainability(self) -> None:
+        """Derive the training step again if a layer was frozen or thawed."""
+        if self._trainability != Layer.trainability:
+            self._trainability = Layer.trainability
+            if any(key.startswith(steps.TRAINING) for key in self._graphs):
+                self._changed()
+
     @uncollected
     def _trace(self, kind: str, weighted: bool) -> Graph:
-        self._require_built()
-        with tracing():
-            return self._traced(kind, weighted)
+        context = Context(training=kind == steps.TRAINING, step=lambda: leaf(self._step))
+        with tracing(), collecting(context):
+            predictions = self.replay([leaf(variable) for variable in self.inputs])
+            if kind == steps.PREDICTION:
+                return steps.prediction(self._outputs.names, predictions)
+            optimizer = self.require_compiled()
+            for head, y_pred in zip(self.heads, predictions, strict=True):
+                if head.target is None:
+                    self.set_target(head, *head.loss.target_spec(y_pred))
+            if weighted and self.sample_weight is None:
+                dtype = predictions[0].dtype
+                self.sample_weight = Variable("sample_weight", (BATCH,), dtype, BATCH_ROLE, owner="batch")
+            weights = leaf(self.sample_weight) if weighted and self.sample_weight else None
+            measured = steps.measure(self.heads, predictions, context.penalties, weights, self.totals)
+            if kind == steps.EVALUATION:
+                return steps.evaluation(measured)
+            trained = self.trainable_weights
+            self._slots = {w.variable: self._slots.get(w.variable) or _slots(w, optimizer) for w in trained}
+            owners = {weight.variable: layer.name for layer in self.layers for weight in layer.weights}
+            return steps.training(measured, context.updates, trained, owners, optimizer, self._slots)
 
-    def _traced(self, kind: str, weighted: bool) -> Graph:
-        y_pred = self(self._stages[0])
-        if kind == steps.PREDICTION:
-            return steps.prediction(y_pred)
-        loss, optimizer = self.require_compiled()
-        if self.target is None:
-            self.set_target(*loss.target_spec(y_pred))
-        assert self.target is not None
-        chosen = [measures.get(identifier, loss, y_pred) for identifier in self._metrics]
-        if list(self.totals) != self.metrics_names:
-            self.totals = {name: _total(name) for name in self.metrics_names}
-        if weighted and self.sample_weight is None:
-            self.sample_weight = Variable("sample_weight", (BATCH,), y_pred.dtype, BATCH_ROLE, owner="batch")
-        weights = leaf(self.sample_weight) if weighted and self.sample_weight else None
-        measured = leaf(self.target), y_pred, weights, loss, chosen, self.totals
-        if kind == steps.EVALUATION:
-            return steps.evaluation(*measured)
-        trained = self.trainable_weights
-        self._slots = {w.variable: self._slots.get(w.variable) or _slots(w, optimizer) for w in trained}
-        return steps.training(*measured, trained, optimizer, self._slots)
-
-    def set_target(self, shape: Shape, dtype: str) -> None:
-        """Say what targets look like; only for a user's own loss, whose targets follow from the data."""
-        self.target = Variable("y", shape, dtype, BATCH_ROLE, owner="batch")
-        self._graphs = {key: graph for key, graph in self._graphs.items() if key == steps.PREDICTION}
-        self._workspace = Workspace(self._device)
+    def set_target(self, head: Head, shape: Shape, dtype: str) -> None:
+        """Say what the targets of a head look like."""
+        if head.target is None or (head.target.shape, head.target.dtype) != (shape, dtype):
+            if head.target is not None:
+                self._changed()
+            head.target = Variable(f"y_{head.name}" if head.name else "y", shape, dtype, BATCH_ROLE, owner="batch")
 
     def program(self, kind: str, batch: int, weighted: bool = False) -> Program:
         """The program for a batch of that many rows, bound to the model's device."""
+        if self._trainability != Layer.trainability:
+            self._follow_trainability()
         key = kind + "+weights" * weighted
         return self._workspace.program(key, batch, lambda: self.graph(kind, weighted))
 
@@ -345,7 +308,7 @@ class Sequential:
         sample_weight: Any = None,
         initial_epoch: int = 0,
     ) -> History:
-        """Train on x (n, …) and y for a number of epochs.
+        """Train on x (n, …) and y for a number of epochs; lists or dicts of arrays for several inputs or outputs.
 
         Everything is checked before the first step. `seed` fixes the shuffles, epoch by epoch. `validation_split` holds out
         that fraction from the end of the data. verbose: 0 silent, 1 a progress bar, 2 a line an epoch, "auto" 1 in a terminal.
@@ -380,8 +343,8 @@ class Sequential:
         """The loss on x and y, or a list of loss and metrics; a dict by name if asked."""
         return training.evaluate(self, x, y, batch_size, verbose, sample_weight, return_dict)
 
-    def predict(self, x: Any, batch_size: int = 32, verbose: int | str = 0) -> Array:
-        """The outputs for x, as a new NumPy array."""
+    def predict(self, x: Any, batch_size: int = 32, verbose: int | str = 0) -> Any:
+        """The outputs for x: a new NumPy array, or a list or dict of them."""
         return training.predict(self, x, batch_size, verbose)
 
     def train_on_batch(self, x: Any, y: Any, sample_weight: Any = None, class_weight: Mapping[int, float] | None = None) -> Any:
@@ -398,7 +361,7 @@ class Sequential:
     def device(self) -> str:
         return str(self._device)
 
-    def to(self, device: Any) -> Sequential:
+    def to(self, device: Any) -> Model:
         """Move weights, optimizer slots and counters to a device: all of them, or none. Returns the model."""
         target = devices.device(device)
         with self.lock:
@@ -406,9 +369,10 @@ class Sequential:
                 optimizer_variables = self.optimizer.variables if self.optimizer else []
                 slots = [slot for own in self._slots.values() for slot in own.values()]
                 weights = [weight.variable for weight in self.weights]
-                devices.move([*weights, *slots, *self.totals.values(), *optimizer_variables], target)
+                devices.move([*weights, *slots, *self.totals.values(), self._step, *optimizer_variables], target)
                 self._device = target
-                for variable in (self.input, self.target, self.sample_weight):
+                targets = [head.target for head in self.heads]
+                for variable in (*self.inputs, *targets, self.sample_weight):
                     if variable is not None:
                         devices.forget(variable)
                 self._workspace = Workspace(target)
@@ -427,8 +391,9 @@ class Sequential:
         print_summary(self)
 
 
-def _total(name: str) -> Variable:
-    return Variable(name, (), "float64", STATE, lambda: 0.0, owner="totals")
+def _unique(names: Sequence[str]) -> list[str]:
+    """The names, numbered where one comes up again."""
+    return [name if names.count(name) == 1 else f"{name}_{names[:i].count(name) + 1}" for i, name in enumerate(names)]
 
 
 def _slots(weight: Parameter, optimizer: optimizers.Optimizer) -> dict[str, Variable]:

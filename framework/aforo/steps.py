@@ -3,68 +3,75 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from . import ops
+from . import metrics, ops
 from .errors import InvalidState, explain
 from .gradient import gradient
 from .graph import LOSS, UPDATE, Graph, Tensor, Variable, constant, leaf, merge, within
 from .graph.tensor import user_line
-from .losses import Loss
-from .metrics import Metric
+from .heads import Head
 from .optimizers import Optimizer
 from .specs import BATCH
 
 PREDICTION, EVALUATION, TRAINING = "prediction", "evaluation", "training"
 
 
-def prediction(y_pred: Tensor) -> Graph:
-    return merge(Graph({"y_pred": y_pred}, {}))
+def prediction(names: Sequence[str], predictions: Sequence[Tensor]) -> Graph:
+    return merge(Graph(dict(zip(names, predictions, strict=True)), {}))
 
 
-def _measured(
-    y_true: Tensor,
-    y_pred: Tensor,
-    weights: Tensor | None,
-    loss: Loss,
-    metrics: Sequence[Metric],
+@dataclass(frozen=True)
+class Measured:
+    """The mean loss, and the new values of the totals: sums over samples, all a host ever needs to read."""
+
+    loss: Tensor
+    updates: dict[Variable, Tensor]
+
+
+def measure(
+    heads: Sequence[Head],
+    predictions: Sequence[Tensor],
+    penalties: Sequence[Tensor],
+    sample_weight: Tensor | None,
     totals: Mapping[str, Variable],
-) -> tuple[Tensor, dict[Variable, Tensor]]:
-    """The mean loss, and the running totals of loss and metrics over samples: reading those is all a host ever needs."""
+) -> Measured:
+    sums: dict[str, Tensor] = {}
+    whole: Tensor | None = None
+    for head, y_pred in zip(heads, predictions, strict=True):
+        assert head.target is not None
+        y_true = leaf(head.target)
+        with within(layer=head.reported("loss"), phase=LOSS):
+            each = head.loss.per_sample(y_true, y_pred)
+            own = ops.sum(each if sample_weight is None else each * sample_weight)
+            part = own * head.weight
+            whole = part if whole is None else whole + part
+            sums[head.reported("loss")] = own
+        for identifier in head.metrics:
+            metric = metrics.get(identifier, head.loss, y_pred)
+            name = head.reported(metric.name)
+            with within(layer=name, phase=LOSS):
+                sums[name] = ops.sum(metric.per_sample(y_true, y_pred))
+    assert whole is not None
     with within(layer="loss", phase=LOSS):
-        each = loss.per_sample(y_true, y_pred)
-        summed = ops.sum(each if weights is None else each * weights)
-        sums = {"loss": summed}
-        mean = summed * constant(1.0, summed.dtype, per=BATCH)
-    for metric in metrics:
-        with within(layer=metric.name, phase=LOSS):
-            sums[metric.name] = ops.sum(metric.per_sample(y_true, y_pred))
-    updates = {}
+        for penalty in penalties:
+            whole = whole + penalty * constant(1.0, penalty.dtype, times=BATCH)
+        sums["loss"] = whole
+        mean = whole * constant(1.0, whole.dtype, per=BATCH)
     with within(layer="totals", phase=UPDATE):
-        for name, total in totals.items():
-            updates[total] = leaf(total) + ops.cast(sums[name], total.dtype)
-    return mean, updates
+        updates = {total: leaf(total) + ops.cast(sums[name], total.dtype) for name, total in totals.items()}
+    return Measured(mean, updates)
 
 
-def evaluation(
-    y_true: Tensor,
-    y_pred: Tensor,
-    weights: Tensor | None,
-    loss: Loss,
-    metrics: Sequence[Metric],
-    totals: Mapping[str, Variable],
-) -> Graph:
-    _, updates = _measured(y_true, y_pred, weights, loss, metrics, totals)
-    return merge(Graph({}, updates))
+def evaluation(measured: Measured) -> Graph:
+    return merge(Graph({}, measured.updates))
 
 
 def training(
-    y_true: Tensor,
-    y_pred: Tensor,
-    weights: Tensor | None,
-    loss: Loss,
-    metrics: Sequence[Metric],
-    totals: Mapping[str, Variable],
+    measured: Measured,
+    updates: Mapping[Variable, Tensor],
     trained: Sequence[Tensor],
+    owners: Mapping[Variable, str],
     optimizer: Optimizer,
     slots: Mapping[Variable, Mapping[str, Variable]],
 ) -> Graph:
@@ -73,21 +80,21 @@ def training(
         raise InvalidState(
             explain(
                 "there is nothing to train: the model has no trainable weights.",
-                expected="at least one layer with weights",
-                received="layers without any",
-                fix="model.add(af.Dense(units))",
+                expected="at least one layer with trainable weights",
+                received="none",
+                fix="model.add(af.Dense(units)), or layer.trainable = True",
             )
         )
-    mean, updates = _measured(y_true, y_pred, weights, loss, metrics, totals)
     site = user_line()
     with within(layer="optimizer", phase=UPDATE, site=site):
-        rate = optimizer.rate(mean.dtype)
-    gradients = gradient(mean, trained, seed=rate if optimizer.proportional else None)
+        rate = optimizer.rate(measured.loss.dtype)
+    gradients = gradient(measured.loss, trained, seed=rate if optimizer.proportional else None)
+    after = {**measured.updates, **updates}
     for weight, g in zip(trained, gradients, strict=True):
-        with within(layer=weight.variable.owner, phase=UPDATE, site=site):
+        with within(layer=owners[weight.variable], phase=UPDATE, site=site):
             step = constant(1.0, g.dtype) if optimizer.proportional else rate
             own = slots[weight.variable]
-            after, after_slots = optimizer.apply(weight, g, {name: leaf(slot) for name, slot in own.items()}, step)
-        updates[weight.variable] = after
-        updates.update({own[name]: value for name, value in after_slots.items()})
-    return merge(Graph({}, updates))
+            value, own_after = optimizer.apply(weight, g, {name: leaf(slot) for name, slot in own.items()}, step)
+        after[weight.variable] = value
+        after.update({own[name]: slot for name, slot in own_after.items()})
+    return merge(Graph({}, after))

@@ -9,14 +9,15 @@ from .specs import written
 from .tables import render
 
 if TYPE_CHECKING:
-    from .model import Sequential
+    from .model import Model
 
 
-def text(model: Sequential) -> str:
+def text(model: Model) -> str:
     rows, total, trainable = [], 0, 0
     seen: set[int] = set()
-    stages = model.stages[1:] if model.built else [None] * len(model.layers)
-    for layer, stage in zip(model.layers, stages, strict=True):
+    uses = model.rows() if model.built else [(layer, ()) for layer in model.layers]
+    for layer, outputs in uses:
+        stage = outputs[0] if outputs else None
         own = [weight for weight in layer.weights if id(weight) not in seen]
         seen |= {id(weight) for weight in own}
         parameters = sum(weight.size for weight in own)
@@ -30,5 +31,5 @@ def text(model: Sequential) -> str:
     return render(f'model "{model.name}"', ("layer", "output shape", "activations", "parameters"), rows, footer)
 
 
-def print_summary(model: Sequential) -> None:
+def print_summary(model: Model) -> None:
     print(text(model))

@@ -22,7 +22,7 @@ from .specs import BATCH, INTEGERS
 from .steps import EVALUATION, PREDICTION, TRAINING
 
 if TYPE_CHECKING:
-    from .model import Sequential
+    from .model import Model
 
 Array = np.ndarray[Any, Any]
 
@@ -33,67 +33,75 @@ class Batches:
 
     columns: list[tuple[Variable, Array]]
     rows: int
-
-    @property
-    def weighted(self) -> bool:
-        return len(self.columns) > 2
+    weighted: bool = False
 
     def converted(self) -> Batches:
         """The same data in the dtypes of the slots, in rows that lie one after the other; copied only where it is not."""
-        return Batches([(slot, np.ascontiguousarray(values, slot.dtype)) for slot, values in self.columns], self.rows)
+        return Batches(
+            [(slot, np.ascontiguousarray(values, slot.dtype)) for slot, values in self.columns], self.rows, self.weighted
+        )
 
     def part(self, rows: slice) -> Batches:
         start, stop, _ = rows.indices(self.rows)
-        return Batches([(slot, values[rows]) for slot, values in self.columns], stop - start)
+        return Batches([(slot, values[rows]) for slot, values in self.columns], stop - start, self.weighted)
 
 
 def prepare(
-    model: Sequential,
+    model: Model,
     x: Any,
     y: Any,
     sample_weight: Any = None,
     class_weight: Mapping[int, float] | None = None,
-    names: tuple[str, str] = ("x", "y"),
+    prefix: str = "",
 ) -> Batches:
     """Check data against the model. Raises before anything changes."""
-    loss, _ = model.require_compiled()
+    model.require_compiled()
     model.build_from(x)
-    assert model.input is not None
-    inputs = as_inputs(x, model.input.shape, model.dtype, names[0])
-    head = model.output
-    if loss.target == ANY:
-        targets = as_array(y, names[1])
-        check_same_rows(inputs, targets, *names)
-        check_finite(targets, head.dtype, names[1])
-        _fit_target(model, targets)
-    else:
-        shape, dtype = loss.target_spec(head)
-        targets = as_targets(y, shape, dtype, loss, head.shape, names[1])
-        check_same_rows(inputs, targets, *names)
-        if model.target is None:
-            model.set_target(shape, dtype)
-    assert model.target is not None
-    columns = [(model.input, inputs), (model.target, targets)]
-    weights = sample_weights(sample_weight, class_weight, targets, len(inputs), loss, head.dtype)
+    model.require_built()
+    columns = _inputs(model, x, prefix + "x")
+    rows = len(columns[0][1])
+    many = len(model.heads) > 1
+    targets = []
+    for head, y_pred, data in zip(model.heads, model.outputs, model.split_targets(y, prefix + "y"), strict=True):
+        name = f"{prefix}y[{head.name!r}]" if many else prefix + "y"
+        if head.loss.target == ANY:
+            values = as_array(data, name)
+            if values.ndim == 1 and y_pred.ndim == 2 and y_pred.shape[-1] == 1:
+                values = values[:, None]
+            check_finite(values, y_pred.dtype, name)
+            numbers = values.dtype.kind in "iu" and values.shape[1:] != y_pred.shape[1:]
+            shape, dtype = (BATCH, *values.shape[1:]), INTEGERS[0] if numbers else y_pred.dtype
+        else:
+            shape, dtype = head.loss.target_spec(y_pred)
+            values = as_targets(data, shape, dtype, head.loss, y_pred.shape, name)
+        check_same_rows(columns[0][1], values, columns[0][0].name if len(columns) > 1 else prefix + "x", name)
+        targets.append((head, shape, dtype, values))
+    weights = sample_weights(sample_weight, class_weight, targets[0][3], rows, model.outputs[0].dtype)
+    for head, shape, dtype, values in targets:
+        model.set_target(head, shape, dtype)
+        assert head.target is not None
+        columns.append((head.target, values))
     if weights is not None:
         model.graph(EVALUATION, weighted=True)
         assert model.sample_weight is not None
         columns.append((model.sample_weight, weights))
-    return Batches(columns, len(inputs))
+    return Batches(columns, rows, weights is not None)
 
 
-def _fit_target(model: Sequential, targets: Array) -> None:
-    """A user's own loss takes targets as they come."""
-    head = model.output
-    if targets.ndim == 1 and head.ndim == 2 and head.shape[-1] == 1:
-        targets.shape = (len(targets), 1)
-    whole_numbers = targets.dtype.kind in "iu" and targets.shape[1:] != head.shape[1:]
-    shape, dtype = (BATCH, *targets.shape[1:]), INTEGERS[0] if whole_numbers else head.dtype
-    if model.target is None or (model.target.shape, model.target.dtype) != (shape, dtype):
-        model.set_target(shape, dtype)
+def _inputs(model: Model, x: Any, what: str) -> list[tuple[Variable, Array]]:
+    """Checked arrays for the model's inputs."""
+    columns: list[tuple[Variable, Array]] = []
+    many = len(model.inputs) > 1
+    for variable, data in zip(model.inputs, model.split_inputs(x, what), strict=True):
+        name = f"{what}[{variable.name!r}]" if many else what
+        array = as_inputs(data, variable.shape, variable.dtype, name)
+        if columns:
+            check_same_rows(columns[0][1], array, f"{what}[{columns[0][0].name!r}]", name)
+        columns.append((variable, array))
+    return columns
 
 
-def _run(model: Sequential, batches: Batches, kind: str, batch_size: int, order: Array | None = None) -> Iterator[int]:
+def _run(model: Model, batches: Batches, kind: str, batch_size: int, order: Array | None = None) -> Iterator[int]:
     """Run a program over the data, batch by batch; after each, the number of rows done."""
     if kind == TRAINING:
         for weight in model.weights:
@@ -115,23 +123,23 @@ def _run(model: Sequential, batches: Batches, kind: str, batch_size: int, order:
         yield stop
 
 
-def _reset(model: Sequential) -> None:
+def _reset(model: Model) -> None:
     for total in model.totals.values():
         if total.storage is not None:
             devices.write(total, np.asarray(0.0), total.device)
 
 
-def _means(model: Sequential, rows: int, prefix: str = "") -> dict[str, float]:
+def _means(model: Model, rows: int, prefix: str = "") -> dict[str, float]:
     return {prefix + name: float(devices.read(total)) / rows for name, total in model.totals.items()}
 
 
-def _reported(model: Sequential, logs: dict[str, float]) -> Any:
+def _reported(model: Model, logs: dict[str, float]) -> Any:
     values = list(logs.values())
     return values[0] if len(values) == 1 else values
 
 
 def on_batch(
-    model: Sequential,
+    model: Model,
     x: Any,
     y: Any,
     sample_weight: Any,
@@ -146,14 +154,14 @@ def on_batch(
         return _reported(model, _means(model, batches.rows))
 
 
-def _evaluated(model: Sequential, batches: Batches, batch_size: int, prefix: str = "") -> dict[str, float]:
+def _evaluated(model: Model, batches: Batches, batch_size: int, prefix: str = "") -> dict[str, float]:
     _reset(model)
     for _ in _run(model, batches, EVALUATION, batch_size):
         pass
     return _means(model, batches.rows, prefix)
 
 
-def evaluate(model: Sequential, x: Any, y: Any, batch_size: int, verbose: Any, sample_weight: Any, return_dict: bool) -> Any:
+def evaluate(model: Model, x: Any, y: Any, batch_size: int, verbose: Any, sample_weight: Any, return_dict: bool) -> Any:
     with model.lock:
         shown = level(verbose)
         whole("batch_size", batch_size, 1)
@@ -163,26 +171,27 @@ def evaluate(model: Sequential, x: Any, y: Any, batch_size: int, verbose: Any, s
     return logs if return_dict else _reported(model, logs)
 
 
-def predict(model: Sequential, x: Any, batch_size: int, verbose: Any) -> Array:
+def predict(model: Model, x: Any, batch_size: int, verbose: Any) -> Any:
     with model.lock:
         level(verbose)
         whole("batch_size", batch_size, 1)
         model.build_from(x)
-        assert model.input is not None
-        array = as_inputs(x, model.input.shape, model.dtype)
-        head = model.output
-        out = np.empty((len(array), *head.shape[1:]), head.dtype)
+        model.require_built()
+        columns = _inputs(model, x, "x")
+        rows = len(columns[0][1])
+        names, heads = model.output_names, model.outputs
+        results = [np.empty((rows, *head.shape[1:]), head.dtype) for head in heads]
         backend = devices.device(model.device).backend
         done = 0
-        for stop in _run(model, Batches([(model.input, array)], len(array)), PREDICTION, batch_size):
-            out[done:stop] = backend.copy_out(model.program(PREDICTION, stop - done).outputs["y_pred"])
+        for stop in _run(model, Batches(columns, rows), PREDICTION, batch_size):
+            outputs = model.program(PREDICTION, stop - done).outputs
+            for name, result in zip(names, results, strict=True):
+                result[done:stop] = backend.copy_out(outputs[name])
             done = stop
-        return out
+        return model.joined(results)
 
 
-def _split(
-    model: Sequential, batches: Batches, validation_split: float, validation_data: Any
-) -> tuple[Batches, Batches | None]:
+def _split(model: Model, batches: Batches, validation_split: float, validation_data: Any) -> tuple[Batches, Batches | None]:
     """Training and validation data."""
     if validation_data is not None:
         if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
@@ -195,7 +204,7 @@ def _split(
             )
         x, y, *weights = validation_data
         weight = weights[0] if weights else None
-        return batches, prepare(model, x, y, weight, names=("validation x", "validation y"))
+        return batches, prepare(model, x, y, weight, prefix="validation ")
     if isinstance(validation_split, bool) or not isinstance(validation_split, (int, float)) or not 0 <= validation_split < 1:
         raise InvalidValue(
             explain(
@@ -237,7 +246,7 @@ def _check_callbacks(callbacks: Any) -> list[Callback]:
 
 
 def fit(
-    model: Sequential,
+    model: Model,
     x: Any,
     y: Any,
     *,
@@ -272,7 +281,7 @@ def fit(
 
 
 def _train(
-    model: Sequential,
+    model: Model,
     batches: Batches,
     validation: Batches | None,
     epochs: range,

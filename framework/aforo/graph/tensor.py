@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol
 from ..errors import InvalidType, InvalidValue, explain
 from ..specs import Shape, written
 from .primitive import PRIMITIVES, Primitive
-from .variable import Variable
+from .variable import BATCH, Variable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +23,11 @@ _PACKAGE = dirname(dirname(__file__))
 _serials = counter()
 
 FORWARD, LOSS, BACKWARD, UPDATE = "forward", "loss", "backward", "update"
+
+
+def _is_fed(attributes: dict[str, Any]) -> bool:
+    variable = attributes.get("variable")
+    return variable is not None and variable.role == BATCH
 
 
 @dataclass(frozen=True)
@@ -59,9 +64,9 @@ _tracing: ContextVar[bool] = ContextVar("tracing", default=False)
 
 
 @contextmanager
-def tracing() -> Iterator[None]:
+def tracing(on: bool = True) -> Iterator[None]:
     """What is built inside belongs to a model: it reads its weights where they are, at every step."""
-    token = _tracing.set(True)
+    token = _tracing.set(on or _tracing.get())
     try:
         yield
     finally:
@@ -115,7 +120,8 @@ class Tensor:
     """
 
     __slots__ = (
-        "__weakref__", "attributes", "call", "dtype", "inputs", "place", "primitive", "serial", "shape", "spelling", "value"
+        "__weakref__", "attributes", "call", "dtype", "inputs", "place", "primitive", "serial", "shape", "spelling",
+        "symbolic", "value"
     )  # fmt: skip
     operations: ClassVar[Operations]
     evaluation: ClassVar[Evaluation]
@@ -139,6 +145,8 @@ class Tensor:
         self.dtype = dtype
         self.place = place
         self.spelling = spelling
+        # Whether it depends on what a model is fed, so that it has no numbers until a program runs.
+        self.symbolic: bool = any(x.symbolic for x in inputs) if inputs else _is_fed(attributes)
         self.value: Variable | None = None  # where its numbers are, once someone has looked at them
         self.call: Any = None  # the layer that gave it, and what that was called on
         self.serial: float = next(_serials) if serial is None else serial
@@ -298,8 +306,8 @@ class Spelling:
 def apply(name: str, *inputs: Tensor, **attributes: Any) -> Tensor:
     """The output of a primitive. Raises when the inputs do not fit."""
     record = PRIMITIVES[name]
-    if not _tracing.get():
-        inputs = tuple(x.used() for x in inputs)
+    if not _tracing.get() and not any(x.symbolic for x in inputs):
+        inputs = tuple([x.used() for x in inputs])
     shape, dtype = record.spec(*inputs, **attributes)
     place = _place.get()
     if not place.site:

@@ -38,6 +38,7 @@ class Variable:
         "source",
         "storage",
         "trainable",
+        "trained",
     )
 
     def __init__(
@@ -58,6 +59,7 @@ class Variable:
         self.initial = initial
         self.owner = owner
         self.trainable = trainable
+        self.trained = trainable  # by its declaration, whether or not it is frozen now
         self.storage: Any = None
         self.array: Any = None
         self.device: Any = None

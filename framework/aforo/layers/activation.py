@@ -91,6 +91,8 @@ class Activation(Layer):
     activation: one of the names Dense takes, or a callable tensor -> tensor.
     """
 
+    takes = "one"
+
     def __init__(self, activation: str | Function | None, **options: Any) -> None:
         super().__init__(**options)
         self.activation = get(activation)

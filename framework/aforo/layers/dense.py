@@ -18,6 +18,8 @@ class Dense(Layer):
     Input (batch, …, d_in), output (batch, …, units). d_in comes from the data, or from `input_shape` in the first layer.
     """
 
+    takes = "one"
+
     def __init__(
         self,
         units: int,

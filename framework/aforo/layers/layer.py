@@ -3,38 +3,63 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import wraps
-from typing import Any
+from inspect import signature
+from typing import Any, ClassVar
 
 from .. import initializers
-from ..errors import InvalidState, InvalidType, explain
-from ..graph import PARAMETERS, Tensor, Variable, within
+from ..errors import InvalidState, InvalidType, InvalidValue, explain
+from ..graph import PARAMETERS, Tensor, Variable, apply, current_layer, tracing, within
+from ..graph.tensor import is_tracing
 from ..ops.elementwise import as_tensor
 from ..parameter import Parameter
 from ..random import new_stream
-from ..specs import FLOATS, Shape, as_shape
+from ..specs import FLOATS, Shape, as_shape, written
+from .context import Context, collecting, current
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One use of a layer: what it was called on, and what it gave. Models are made of these."""
+
+    layer: Layer
+    inputs: tuple[Any, ...]
+    outputs: tuple[Tensor, ...]
 
 
 class Layer:
     """A function with weights. Write `forward`; the backward is derived.
 
     A subclass declares its weights in `build(input_shape)` with `add_weight`, and uses them in `forward(x)`. `build` runs
-    once, at the first call, when the sizes are known. `input_shape` includes the batch axis.
+    once, at the first call, when the sizes are known; `input_shape` includes the batch axis. Layers kept in attributes, or in
+    lists of them, are part of the layer.
     """
 
-    def __init__(self, *, name: str | None = None, input_shape: Any = None) -> None:
+    takes: ClassVar[str] = "any"
+    """What an input is: "one" tensor, a "list" of them, or "any" of both."""
+
+    arity: ClassVar[tuple[float, float]] = (1, 1)
+    """The fewest and the most inputs; follows from `forward`."""
+
+    trainability = 0
+    """Counts changes of `trainable`, anywhere: models look at it to know when to derive their training step again."""
+
+    def __init__(self, *, name: str | None = None, input_shape: Any = None, trainable: bool = True) -> None:
         self.given_name = name
         self._name = name or re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", type(self).__name__).lower()
-        self.input_shape: Shape | None = None if input_shape is None else as_shape(input_shape, "input_shape")
+        self.given_input_shape: Shape | None = None if input_shape is None else as_shape(input_shape, "input_shape")
         self.dtype = "float32"
         self.built = False
-        self.weights: list[Parameter] = []
+        self._trainable = bool(trainable)
+        self._own: list[Parameter] = []
         self._stream = new_stream()
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "forward" in cls.__dict__:
+            cls.arity = _arity(cls.__dict__["forward"])
             cls.forward = _building(cls.__dict__["forward"])  # type: ignore[method-assign]
 
     @property
@@ -44,41 +69,90 @@ class Layer:
     @name.setter
     def name(self, name: str) -> None:
         self._name = name
-        for weight in self.weights:
+        for weight in self._own:
             weight.variable.owner = name
+
+    def sublayers(self) -> Iterator[Layer]:
+        """The layers in its attributes."""
+        for value in vars(self).values():
+            for each in value if isinstance(value, (list, tuple)) else (value,):
+                if isinstance(each, Layer):
+                    yield each
+
+    @property
+    def weights(self) -> list[Parameter]:
+        """Every weight once: its own in the order of declaration, then those of its sublayers."""
+        found = {id(weight): weight for weight in self._own}
+        for layer in self.sublayers():
+            found.update({id(weight): weight for weight in layer.weights})
+        return list(found.values())
+
+    @property
+    def trainable_weights(self) -> list[Parameter]:
+        return [weight for weight in self.weights if weight.trainable]
+
+    @property
+    def trainable(self) -> bool:
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        self._trainable = bool(value)
+        for weight in self._own:
+            weight.variable.trainable = self._trainable and weight.variable.trained
+        for layer in self.sublayers():
+            layer.trainable = value
+        Layer.trainability += 1
 
     def build(self, input_shape: Any) -> None:
         """Declare the weights. Layers without weights need not define it."""
 
-    def forward(self, x: Any) -> Tensor:
+    def forward(self, x: Any) -> Any:
         raise InvalidType(explain(f"{type(self).__name__} has no forward.", fix="def forward(self, x): return x @ self.kernel"))
 
-    def __call__(self, *inputs: Any) -> Tensor:
-        return self.forward(*inputs)
+    def __call__(self, *inputs: Any, training: bool | None = None) -> Any:
+        """Apply the layer. `training` says how dropout and batch statistics behave; models decide it for their layers."""
+        if training is None:
+            return self.forward(*inputs)
+        with collecting(Context(training=training)):
+            return self.forward(*inputs)
+
+    @property
+    def training(self) -> bool:
+        """Whether the forward under way is part of a training step."""
+        return current().training
 
     def add_weight(
         self, shape: Any, initializer: Any = "glorot_uniform", name: str | None = None, trainable: bool = True
     ) -> Parameter:
         """Declare a weight of this shape. Its values are drawn when they are first needed."""
         sizes = as_shape(shape, f"the shape of a weight of {self.name!r}")
-        name = name or f"weight_{len(self.weights)}"
+        name = name or f"weight_{len(self._own)}"
         draw, stream, dtype = initializers.get(initializer), self._stream, self.dtype
 
         def initial() -> Any:
             return draw(sizes, dtype, stream.generator(name))  # type: ignore[arg-type]
 
         variable = Variable(name, sizes, dtype, PARAMETERS, initial, owner=self.name, trainable=trainable)
+        variable.trainable = trainable and self._trainable
         weight = Parameter(variable)
-        self.weights.append(weight)
+        self._own.append(weight)
         return weight
+
+    def add_update(self, weight: Parameter, value: Tensor) -> None:
+        """Give a weight that is not trained a new value at the end of each training step."""
+        current().updates[weight.variable] = value
+
+    def add_loss(self, penalty: Tensor) -> None:
+        """Add a number to the loss that the model is trained for."""
+        current().penalties.append(penalty)
 
     def count_params(self) -> int:
         """How many numbers its weights hold."""
         if not self.built:
             raise InvalidState(
                 explain(
-                    f"layer {self.name!r} does not know its size yet.",
-                    fix="give it input_shape=[…], or call it on data first",
+                    f"layer {self.name!r} does not know its size yet.", fix="give it input_shape=[…], or call it on data first"
                 )
             )
         return sum(weight.size for weight in self.weights)
@@ -87,33 +161,110 @@ class Layer:
         return f"<{type(self).__name__} {self.name!r}>"
 
 
+def flattened(value: Any) -> list[Tensor]:
+    """The tensors in a tensor, a list or a dict of them."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return [tensor for each in value for tensor in flattened(each)]
+    return [value]
+
+
+def mapped(value: Any, function: Callable[[Any], Any]) -> Any:
+    """The same list, dict or single value, with the function applied to what is in it."""
+    if isinstance(value, Mapping):
+        return {key: mapped(each, function) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [mapped(each, function) for each in value]
+    return function(value)
+
+
+def _as_input(x: Any) -> Any:
+    nested = isinstance(x, Mapping) or (isinstance(x, (list, tuple)) and any(isinstance(each, Tensor) for each in x))
+    return mapped(x, as_tensor) if nested else as_tensor(x)
+
+
+def _check_count(layer: Layer, inputs: tuple[Any, ...]) -> None:
+    low, high = layer.arity
+    if not low <= len(inputs) <= high:
+        raise InvalidValue(
+            explain(
+                f"layer {layer.name!r} was called with the wrong number of inputs.",
+                expected=f"{low}" if low == high else f"{low} to {high}",
+                received=f"{len(inputs)}: " + ", ".join(_described(x) for x in inputs),
+                fix=f"{layer.name}([a, b])" if layer.takes == "list" else None,
+            )
+        )
+    first = inputs[0]
+    if layer.takes == "one" and not isinstance(first, Tensor):
+        raise InvalidValue(
+            explain(
+                f"layer {layer.name!r} takes one tensor.",
+                received=_described(first),
+                fix=f"{layer.name}(af.Concatenate()([a, b])) makes one of several",
+            )
+        )
+    if layer.takes == "list" and (not isinstance(first, list) or len(first) < 2):
+        raise InvalidValue(
+            explain(
+                f"layer {layer.name!r} takes a list of two tensors or more.",
+                received=_described(first),
+                fix=f"af.{type(layer).__name__}()([a, b])",
+            )
+        )
+
+
+def _described(value: Any) -> str:
+    tensors = flattened(value)
+    shapes = ", ".join(written(x.shape) for x in tensors)
+    return shapes if isinstance(value, Tensor) else f"{type(value).__name__} of {len(tensors)}: {shapes}"
+
+
+def _arity(forward: Callable[..., Any]) -> tuple[float, float]:
+    """The fewest and the most inputs a forward takes."""
+    parameters = list(signature(forward).parameters.values())[1:]
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return 0, float("inf")
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return sum(p.default is p.empty for p in positional), len(positional)
+
+
 def _building(forward: Callable[..., Any]) -> Callable[..., Any]:
     """A forward that declares the layer's weights before its first use, and labels what it computes with the layer."""
 
     @wraps(forward)
-    def call(self: Layer, *inputs: Any) -> Tensor:
-        tensors = [
-            [as_tensor(each) for each in x] if isinstance(x, (list, tuple)) and any(isinstance(i, Tensor) for i in x)
-            else as_tensor(x)
-            for x in inputs
-        ]  # fmt: skip
-        with within(layer=self.name):
+    def call(self: Layer, *inputs: Any) -> Any:
+        inputs = tuple(_as_input(x) for x in inputs)
+        if type(self).forward is call:  # not a forward reached through super()
+            _check_count(self, inputs)
+        tensors = [x for each in inputs for x in flattened(each)]
+        outer = current_layer()
+        with within(layer=f"{outer}/{self.name}" if outer else self.name), tracing(any(x.symbolic for x in tensors)):
             if not self.built:
-                first = tensors[0] if len(tensors) == 1 else tensors
-                shape = [x.shape for x in first] if isinstance(first, list) else first.shape  # type: ignore[union-attr]
-                dtypes = {x.dtype for x in (first if isinstance(first, list) else [first])}  # type: ignore[union-attr]
+                shapes = [mapped(x, lambda tensor: tensor.shape) for x in inputs]
+                dtypes = {x.dtype for x in tensors}
                 self.dtype = next((dtype for dtype in FLOATS if dtype in dtypes), self.dtype)
-                self.build(shape)
+                self.build(shapes[0] if len(shapes) == 1 else shapes)
                 self.built = True
-            out = forward(self, *tensors)
-        if not isinstance(out, Tensor):
-            raise InvalidType(
-                explain(
-                    f"the forward of layer {self.name!r} must return a tensor.",
-                    expected="what operators and af.ops functions give",
-                    received=type(out).__name__,
+            out = forward(self, *inputs)
+        outputs = flattened(out)
+        for tensor in outputs:
+            if not isinstance(tensor, Tensor):
+                raise InvalidType(
+                    explain(
+                        f"the forward of layer {self.name!r} must return a tensor.",
+                        expected="what operators and af.ops functions give",
+                        received=type(tensor).__name__,
+                    )
                 )
-            )
-        return out
+        if outer or is_tracing() or not any(x.symbolic for x in outputs):
+            return out
+        # A layer that gives back its input, or another layer's output, gives a value of its own: models follow these.
+        known = {id(x) for x in tensors}
+        fresh = {id(x): apply("identity", x) if x.call is not None or id(x) in known else x for x in outputs}
+        record = Call(self, inputs, tuple(fresh[id(x)] for x in outputs))
+        for x in record.outputs:
+            x.call = record
+        return mapped(out, lambda x: fresh[id(x)])
 
     return call

@@ -31,6 +31,14 @@ def _identity_view(layout: Layout, node: Tensor) -> Layout:
     return layout
 
 
+primitive(
+    "identity",
+    spec=_identity_spec,
+    gradient=lambda y, g: (g,),
+    view=_identity_view,
+    flops=_no_flops,
+    samples=(Sample(((3, 4),)),),
+)
 primitive("copy", spec=_identity_spec, gradient=lambda y, g: (g,), flops=_no_flops, samples=(Sample(((3, 4),)),))
 primitive(
     "stop_gradient",

@@ -1,0 +1,42 @@
+"""What a layer may ask of the graph it is traced into: the phase, the step, and a place for what is not its output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+from ..graph import Tensor, Variable
+
+
+@dataclass
+class Context:
+    """What a model collects while it traces its layers.
+
+    training   whether layers behave as in training (dropout, batch statistics)
+    step       gives the number of the training step, as a value of the graph
+    updates    new values of variables that are not trained, such as moving averages
+    penalties  numbers that are added to the loss
+    """
+
+    training: bool = False
+    step: Callable[[], Tensor] | None = None
+    updates: dict[Variable, Tensor] = field(default_factory=dict)
+    penalties: list[Tensor] = field(default_factory=list)
+
+
+_context: ContextVar[Context | None] = ContextVar("context", default=None)
+
+
+@contextmanager
+def collecting(context: Context) -> Iterator[Context]:
+    token = _context.set(context)
+    try:
+        yield context
+    finally:
+        _context.reset(token)
+
+
+def current() -> Context:
+    return _context.get() or Context()

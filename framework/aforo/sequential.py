@@ -1,0 +1,188 @@
+"""Stacks of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .errors import InvalidState, InvalidType, InvalidValue, explain
+from .graph import BATCH as BATCH_ROLE
+from .graph import Tensor, Variable, leaf, tracing
+from .layers.layer import Layer
+from .model import Model
+from .specs import BATCH, FLOATS, Shape, as_dtype, written
+from .topology import Structure
+
+
+class Sequential(Model):
+    """A stack of layers, each fed by the one before.
+
+    layers: what to start with; `add` and `pop` change the stack. dtype: "float32", or "float64" for checks.
+    """
+
+    def __init__(self, layers: Sequence[Layer] | None = None, *, name: str | None = None, dtype: Any = "float32") -> None:
+        Layer.__init__(self, name=name)
+        self.dtype = as_dtype(dtype)
+        if self.dtype not in FLOATS:
+            raise InvalidType(
+                explain("a model computes with floating-point numbers.", expected=" or ".join(FLOATS), received=dtype)
+            )
+        self._stack: list[Layer] = []
+        self._names: dict[str, Layer] = {}
+        self._numbers: dict[str, int] = {}  # where the search for a free name goes on
+        self._stages: list[Tensor] = []  # the symbolic input, then the output of each layer
+        self._inputs = Structure(("x",), "one")
+        self._outputs = Structure(("y",), "one")
+        self._start()
+        for layer in layers or []:
+            self.add(layer)
+
+    @property
+    def layers(self) -> list[Layer]:
+        return list(self._stack)
+
+    def rows(self) -> list[tuple[Layer, tuple[Tensor, ...]]]:
+        self.require_built()
+        return [(layer, (stage,)) for layer, stage in zip(self._stack, self._stages[1:], strict=True)]
+
+    @property
+    def outputs(self) -> list[Tensor]:
+        self.require_built()
+        return [self._stages[-1]]
+
+    def add(self, layer: Any) -> None:
+        """Put a layer on top. If the sizes are known, they are checked here."""
+        if not isinstance(layer, Layer):
+            if isinstance(layer, type) and issubclass(layer, Layer):
+                raise InvalidType(explain("this is a layer's class, not a layer.", fix=f"model.add(af.{layer.__name__}(…))"))
+            if isinstance(layer, Tensor) and layer.symbolic and layer.op == "variable" and not self._stack:
+                self._set_input(layer.shape[1:], layer.dtype)
+                return
+            raise InvalidType(
+                explain(
+                    "a model is made of layers.",
+                    expected="e.g. af.Dense(4)",
+                    received=repr(layer),
+                    fix="af.Activation(f) makes a layer of a function" if callable(layer) else None,
+                )
+            )
+        again = self._names.get(layer.name) is layer  # a layer may stand in the stack twice, and shares its weights
+        if layer.given_name is None and not again:
+            layer.name = self._free_name(layer.name)
+        elif not again and layer.name in self._names:
+            raise InvalidValue(explain(f"two layers are named {layer.name!r}.", fix="give each layer a name of its own"))
+        self._check_given_shape(layer)
+        if self._stages:
+            with tracing():
+                self._stages.append(_single(layer, layer.forward(self._stages[-1])))
+        self._stack.append(layer)
+        self._names[layer.name] = layer
+        self._follow_stack()
+
+    def _check_given_shape(self, layer: Layer) -> None:
+        given = layer.given_input_shape
+        if given is None and isinstance(layer, Model) and layer.built and not self._stack:
+            given = layer.inputs[0].shape[1:]
+        if given is None:
+            return
+        if not self._stack:
+            self._set_input(given, self.dtype if not isinstance(layer, Model) else layer.inputs[0].dtype)
+        elif self._stages and given != self._stages[-1].shape[1:]:
+            expected = self._stages[-1].shape[1:]
+            raise InvalidValue(
+                explain(
+                    f"layer {layer.name!r} does not fit what comes before it.",
+                    expected=f"input_shape {written(expected)}, what {self._stack[-1].name!r} gives",
+                    received=written(given),
+                    fix="leave input_shape out: it follows from the layer before",
+                )
+            )
+
+    def pop(self) -> Layer:
+        """Take the top layer off; the rest keeps its training."""
+        if not self._stack:
+            raise InvalidState(explain("there is no layer to take off.", fix="model.add(af.Dense(4))"))
+        if len(self._stages) > len(self._stack):
+            self._stages.pop()
+        layer = self._stack.pop()
+        if layer not in self._stack:
+            del self._names[layer.name]
+        self._numbers.clear()
+        self._follow_stack()
+        return layer
+
+    def _follow_stack(self) -> None:
+        self.built = bool(self._stack) and len(self._stages) > len(self._stack)
+        self._outputs = Structure((self._stack[-1].name,) if self._stack else ("y",), "one")
+        for head in self.heads:
+            head.target = None
+        self._changed()
+
+    def _free_name(self, name: str) -> str:
+        if name not in self._names:
+            return name
+        number = self._numbers.get(name, 1)
+        while f"{name}_{number}" in self._names:
+            number += 1
+        self._numbers[name] = number + 1
+        return f"{name}_{number}"
+
+    def _set_input(self, shape: Shape, dtype: str) -> None:
+        self.inputs = [Variable("x", (BATCH, *shape), dtype, BATCH_ROLE, owner="batch")]
+        self._stages = [leaf(self.inputs[0])]
+
+    def build(self, input_shape: Any) -> None:
+        """Tell the model the shape of a sample, batch axis first (None): (None, d_in). Draws no weights."""
+        if not self._stack:
+            raise InvalidState(explain("the model has no layers.", fix="model.add(af.Dense(4))"))
+        if len(self._stages) > len(self._stack):
+            self.built = True
+            return
+        before = self.inputs, self._stages
+        try:
+            self._set_input(tuple(input_shape)[1:], getattr(self._stack[0], "input_dtype", self.dtype))
+            with tracing():
+                for layer in self._stack:
+                    self._stages.append(_single(layer, layer.forward(self._stages[-1])))
+        except BaseException:
+            self.inputs, self._stages = before
+            raise
+        self._follow_stack()
+
+    def build_from(self, x: Any) -> None:
+        if not self.built:
+            from .checks import as_array
+
+            array = as_array(x, "x")
+            if array.ndim < 2:
+                raise InvalidValue(
+                    explain(
+                        "x must hold a batch of samples.",
+                        expected="shape (n, d_in)",
+                        received=f"shape {written(array.shape)}",
+                        fix="x[None] adds a batch axis to one sample, x[:, None] makes a column",
+                    )
+                )
+            if not len(array):
+                raise InvalidValue(explain("x is empty.", expected="n at least 1", received=f"shape {written(array.shape)}"))
+            self.build(array.shape)
+
+    def replay(self, values: Sequence[Tensor]) -> list[Tensor]:
+        (x,) = values
+        for layer in self._stack:
+            x = _single(layer, layer.forward(x))
+        return [x]
+
+
+def _single(layer: Layer, out: Any) -> Tensor:
+    """What a layer of a stack gives: one tensor."""
+    if not isinstance(out, Tensor):
+        raise InvalidValue(
+            explain(
+                f"layer {layer.name!r} gives several tensors; in a stack each layer gives one.",
+                expected="one tensor",
+                received=type(out).__name__,
+                fix="af.Model(inputs, outputs) connects layers freely",
+            )
+        )
+    return out

@@ -1,0 +1,161 @@
+"""Acyclic nets: what lies between the inputs and the outputs of a model, so that it can be applied again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import InvalidType, InvalidValue, explain
+from .graph import BATCH as BATCH_ROLE
+from .graph import Spelling, Tensor, Variable, apply, leaf
+from .layers.layer import Call, Layer, flattened, mapped
+from .specs import BATCH, Shape, as_dtype, as_shape, written
+
+
+def Input(shape: Any, dtype: Any = "float32", name: str | None = None) -> Tensor:
+    """What a model is fed: a symbolic tensor of shape (batch, *shape), to call layers on."""
+    sizes: Shape = (BATCH, *as_shape(shape, "the shape of an Input"))
+    return leaf(Variable(name or "", sizes, as_dtype(dtype), BATCH_ROLE, owner="batch"))
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Layers and operations in an order in which they can run."""
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    records: tuple[Call | Tensor, ...]
+
+    @property
+    def layers(self) -> list[Layer]:
+        """Every layer once, in the order of first call."""
+        return list(dict.fromkeys(record.layer for record in self.records if isinstance(record, Call)))
+
+    @property
+    def calls(self) -> list[Call]:
+        return [record for record in self.records if isinstance(record, Call)]
+
+    def replay(self, values: Sequence[Tensor]) -> list[Tensor]:
+        """The outputs for other inputs."""
+        now: dict[int, Tensor] = {id(x): value for x, value in zip(self.inputs, values, strict=True)}
+
+        def current(x: Tensor) -> Tensor:
+            if id(x) not in now:
+                source = x.variable.source if x.op == "variable" else None
+                now[id(x)] = x if source is None else leaf(source)  # a weight used in an expression between layers
+            return now[id(x)]
+
+        for record in self.records:
+            if isinstance(record, Call):
+                made = flattened(record.layer.forward(*[mapped(x, current) for x in record.inputs]))
+                now.update({id(x): value for x, value in zip(record.outputs, made, strict=True)})
+            else:
+                again = apply(record.op, *map(current, record.inputs), **record.attributes)
+                if record.spelling is not None:
+                    again.spelling = Spelling(record.spelling.name, tuple(map(current, record.spelling.inputs)))
+                now[id(record)] = again
+        return [current(x) for x in self.outputs]
+
+
+def capture(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Topology:
+    """Follow the outputs back to the inputs."""
+    for x in inputs:
+        if not isinstance(x, Tensor) or x.op != "variable" or not x.symbolic:
+            raise InvalidType(explain("a model starts from inputs.", expected="af.Input([d_in])", received=repr(x)))
+    for x in outputs:
+        if not isinstance(x, Tensor) or not x.symbolic:
+            raise InvalidType(
+                explain("a model ends with what its layers give.", expected="a tensor computed from an Input", received=repr(x))
+            )
+    given = {id(x) for x in inputs}
+    reached: set[int] = set()
+    records: dict[int, Call | Tensor] = {}
+    seen = {id(x) for x in outputs}
+    stack = list(outputs)
+    while stack:
+        x = stack.pop()
+        if id(x) in given:
+            reached.add(id(x))
+            continue
+        if x.call is not None:
+            records[id(x.call)] = x.call
+            before = [each for value in x.call.inputs for each in flattened(value)]
+        else:
+            if x.op == "variable" and x.symbolic:
+                raise InvalidValue(
+                    explain(
+                        f"the output depends on an input that the model is not given: {_named(x)}.",
+                        expected="every Input on the way to the output in the model's first argument",
+                        received=", ".join(_named(i) for i in inputs),
+                        fix="af.Model([a, b], y)",
+                    )
+                )
+            if x.symbolic:
+                records[id(x)] = x
+            before = list(x.inputs) if x.symbolic else []
+        for each in before:
+            if id(each) not in seen:
+                seen.add(id(each))
+                stack.append(each)
+    for x in inputs:
+        if id(x) not in reached:
+            raise InvalidValue(
+                explain(
+                    f"the output does not depend on the input {_named(x)}.",
+                    expected="layers that lead from every input to an output",
+                    received="no path",
+                    fix="leave the input out, or use it: af.Concatenate()([h, x])",
+                )
+            )
+
+    def turn(record: Call | Tensor) -> float:
+        return max(x.serial for x in record.outputs) if isinstance(record, Call) else record.serial
+
+    return Topology(tuple(inputs), tuple(outputs), tuple(sorted(records.values(), key=turn)))
+
+
+def _named(x: Tensor) -> str:
+    return f"{x.variable.name or 'Input'} {written(x.shape)}"
+
+
+@dataclass(frozen=True)
+class Structure:
+    """How several inputs or outputs are given: one, a list of them, or a dict by name."""
+
+    names: tuple[str, ...]
+    kind: str  # "one", "list" or "dict"
+
+    @staticmethod
+    def of(value: Any, names: Sequence[str]) -> Structure:
+        if isinstance(value, Mapping):
+            return Structure(tuple(value), "dict")
+        return Structure(tuple(names), "list" if isinstance(value, (list, tuple)) else "one")
+
+    def split(self, data: Any, what: str) -> list[Any]:
+        """One piece of data for each name."""
+        if self.kind == "one" and not isinstance(data, Mapping):
+            return [data]
+        if isinstance(data, Mapping):
+            missing, extra = set(self.names) - set(data), set(data) - set(self.names)
+            if missing or extra:
+                raise InvalidValue(
+                    explain(f"{what} has other names than the model.", expected=", ".join(self.names), received=", ".join(data))
+                )
+            return [data[name] for name in self.names]
+        if not isinstance(data, (list, tuple)) or len(data) != len(self.names):
+            received = f"{type(data).__name__}" + (f" of {len(data)}" if hasattr(data, "__len__") else "")
+            raise InvalidValue(
+                explain(
+                    f"{what} must hold {len(self.names)} arrays.",
+                    expected="a list in this order, or a dict: " + ", ".join(self.names),
+                    received=received,
+                )
+            )
+        return list(data)
+
+    def joined(self, values: Sequence[Any]) -> Any:
+        """The values in the form the model was given its own."""
+        if self.kind == "one":
+            return values[0]
+        return dict(zip(self.names, values, strict=True)) if self.kind == "dict" else list(values)
