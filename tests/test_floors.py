@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,9 @@ FLOORS: list[list[str]] = [
     ["aforo.layers", "aforo.losses", "aforo.metrics", "aforo.optimizers"],
     ["aforo.heads"],
     ["aforo.checks", "aforo.steps"],
-    ["aforo.model", "aforo.recurrence"],
+    ["aforo.topology", "aforo.recurrence"],
+    ["aforo.model"],
+    ["aforo.sequential"],
     ["aforo.training", "aforo.history", "aforo.callbacks", "aforo.progress"],
     ["aforo.memory", "aforo.summary"],
     ["aforo.draw", "aforo.explain", "aforo.io", "aforo.data", "aforo.datasets", "aforo.sklearn", "aforo.onnx"],
@@ -87,6 +90,7 @@ def imported(name: str, source: str, is_package: bool, known: set[str]) -> Itera
             yield (f"{base}.{alias.name}" if f"{base}.{alias.name}" in known else base), inside
 
 
+@cache
 def edges() -> list[tuple[str, str, bool]]:
     """All imports between our own modules."""
     known = set(MODULES)

@@ -313,15 +313,16 @@ def test_a_plan_trains_at_every_smaller_batch_at_its_own_offsets(momentum: float
     velocities = [np.zeros_like(w) for w in weights]
     graph = model.graph("training")
     runner = Runner(graph, batch=11)
-    assert model.input is not None
-    assert model.target is not None
+    (x_slot,) = [v for v in graph.variables if v.role == BATCH_ROLE and v.shape == (BATCH, 4)]
+    (y_slot,) = [v for v in graph.variables if v.role == BATCH_ROLE and v.shape == (BATCH, 2)]
+    (total,) = [v for v in graph.variables if (v.owner, v.name) == ("totals", "loss")]
     for batch in (11, 7, 1, 10, 2, 11, *range(1, 11)):
         verify(runner.plan, {"batch": batch})
         x, y = rng.standard_normal((batch, 4)), rng.standard_normal((batch, 2))
-        before = float(runner.value(model.totals["loss"]))
-        runner.at(batch).write({model.input: x, model.target: y}).run()
+        before = float(runner.value(total))
+        runner.at(batch).write({x_slot: x, y_slot: y}).run()
         loss = reference_step(weights, velocities, x, y, 0.1, momentum)
-        np.testing.assert_allclose(runner.value(model.totals["loss"]) - before, loss * batch, 1e-9)
+        np.testing.assert_allclose(runner.value(total) - before, loss * batch, 1e-9)
         for found, expected in zip(model.get_weights(), weights, strict=True):
             np.testing.assert_allclose(found, expected, 1e-9, 1e-12)
     assert list(runner.workspace.plans.values()) == [runner.plan], "a smaller batch made a plan of its own"

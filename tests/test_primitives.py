@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -22,7 +23,12 @@ CASES = [(record, sample) for record in TABLE.values() for sample in record.samp
 def cases(chosen: list[Any]) -> Any:
     """Run a test on each of these tuples, which start with a record."""
     names = ("record", "sample", "position")[: len(chosen[0])]
-    return pytest.mark.parametrize(names, [pytest.param(*case, id=f"{case[0].name}-{i}") for i, case in enumerate(chosen)])
+    seen: Counter[str] = Counter()
+    named = []
+    for case in chosen:
+        named.append(pytest.param(*case, id=f"{case[0].name}-{seen[case[0].name]}"))
+        seen[case[0].name] += 1
+    return pytest.mark.parametrize(names, named)
 
 
 each_case = cases(CASES)

@@ -86,7 +86,7 @@ class NumpyBackend:
     def compile(self, instruction: Instruction, inputs: Sequence[Array], output: Array, scratch: Sequence[Array]) -> Call:
         build = _KERNELS.get(instruction.op)
         if build is not None:
-            return build(instruction, inputs, output)
+            return build(instruction, inputs, output, *([scratch] if scratch else []))
         ufunc = getattr(np, instruction.op, None)
         if not isinstance(ufunc, np.ufunc):
             raise LookupError(f"the NumPy backend has no kernel for {instruction.op!r}")
@@ -187,7 +187,86 @@ def _pad(instruction: Instruction, inputs: Sequence[Array], output: Array) -> Ca
     return run
 
 
-_KERNELS: dict[str, Callable[[Instruction, Sequence[Array], Array], Call]] = {
+def _gather(instruction: Instruction, inputs: Sequence[Array], output: Array) -> Call:
+    x, rows = inputs
+    return partial(np.take, x, rows, axis=0, out=output, mode="clip")
+
+
+def _scatter_add(instruction: Instruction, inputs: Sequence[Array], output: Array) -> Call:
+    g, rows = inputs
+
+    def run() -> None:
+        output.fill(0)
+        np.add.at(output, rows, g)
+
+    return run
+
+
+def _uniform(instruction: Instruction, inputs: Sequence[Array], output: Array) -> Call:
+    (step,) = inputs
+    key = list(instruction.attributes["key"])
+    philox = np.random.Philox(key=0)
+    draw = partial(np.random.Generator(philox).random, dtype=np.float32, out=output)
+
+    def run() -> None:
+        state: Any = {"bit_generator": "Philox", "buffer": [0] * 4, "buffer_pos": 4, "has_uint32": 0, "uinteger": 0}
+        state["state"] = {"counter": [0, int(step), 0, 0], "key": key}
+        philox.state = state
+        draw()
+
+    return run
+
+
+# Chebyshev coefficients of P in erfc(z) = t exp(P(t) - z²), t = 2 / (2 + z), z >= 0, over t in [0, 1]: the form of Numerical
+# Recipes (3rd ed., 6.2.2), computed with 50 digits. Ten are enough for float32.
+_ERFC = (
+    -1.3026537197817094, 0.6419697923564902, 0.019476473204185836, -0.009561514786808632, -0.0009465953444820369,
+    0.00036683949785276145, 4.252332480690777e-05, -2.0278578112534242e-05, -1.6242900046470256e-06,
+    1.3036558355805232e-06, 1.5626441722066142e-08, -8.523809591492654e-08, 6.5290544390988515e-09, 5.059343495551469e-09,
+    -9.91364156493033e-10, -2.273651222931836e-10, 9.646791102015527e-11, 2.3940380830391146e-12, -6.886027526497553e-12,
+    8.944879273090725e-13, 3.130921399342958e-13, -1.1270822362367252e-13, 3.810905255189232e-16, 7.106097613609237e-15,
+    -1.5230282014571041e-15, -9.457494571291254e-17, 1.210237189224273e-16, -2.816663087746774e-17,
+)  # fmt: skip
+
+
+def _erf(instruction: Instruction, inputs: Sequence[Array], output: Array, scratch: Sequence[Array]) -> Call:
+    (x,) = inputs
+    t, d, previous, swap = scratch
+    terms = _ERFC[:12] if output.dtype == np.float32 else _ERFC
+
+    def run() -> None:
+        now, before, spare = d, previous, swap
+        np.absolute(x, t)
+        np.add(t, 2.0, t)
+        np.divide(2.0, t, t)
+        np.multiply(t, 4.0, output)
+        np.subtract(output, 2.0, output)  # 2 (2t - 1), for Clenshaw's recurrence
+        now.fill(0)
+        before.fill(0)
+        for c in terms[:0:-1]:
+            np.multiply(output, now, spare)
+            np.subtract(spare, before, spare)
+            np.add(spare, c, spare)
+            now, before, spare = spare, now, before
+        np.multiply(output, now, spare)
+        np.add(spare, terms[0], spare)
+        np.multiply(spare, 0.5, spare)
+        np.subtract(spare, before, spare)
+        np.multiply(x, x, output)
+        np.subtract(spare, output, spare)
+        np.exp(spare, spare)
+        np.multiply(spare, t, spare)  # erfc(|x|)
+        np.subtract(1.0, spare, spare)
+        np.copysign(spare, x, out=output)
+
+    return run
+
+
+_KERNELS: dict[str, Callable[..., Call]] = {
+    "gather": _gather,
+    "scatter_add": _scatter_add,
+    "uniform": _uniform,
+    "erf": _erf,
     "sum": _reduction(np.add),
     "amax": _reduction(np.maximum),
     "argmax": _argmax,

@@ -5,13 +5,27 @@ You write the forward; it derives the backward, plans every byte, and runs that 
 
 from typing import TYPE_CHECKING, Any
 
-from . import callbacks, initializers, losses, metrics, ops, optimizers
+from . import callbacks, initializers, losses, metrics, ops, optimizers, regularizers, schedules
 from .errors import Error
 from .evaluate import grad, tensor
 from .graph import Tensor
-from .layers import Activation, Dense, Layer
+from .layers import (
+    Activation,
+    Add,
+    BatchNormalization,
+    Concatenate,
+    Dense,
+    Dropout,
+    Embedding,
+    Flatten,
+    Lambda,
+    Layer,
+    LayerNormalization,
+    Multiply,
+    Reshape,
+)
 from .model import Model
-from .optimizers import SGD, Optimizer
+from .optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 from .random import set_seed
 from .sequential import Sequential
 from .topology import Input
@@ -22,8 +36,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "SGD", "Activation", "Dense", "Error", "Input", "Layer", "Model", "Optimizer", "Sequential", "Tensor", "callbacks",
-    "datasets", "grad", "initializers", "losses", "memory", "metrics", "ops", "optimizers", "set_seed", "tensor",
+    "SGD", "Activation", "Adagrad", "Adam", "AdamW", "Add", "BatchNormalization", "Concatenate", "Dense", "Dropout",
+    "Embedding", "Error", "Flatten", "Input", "Lambda", "Layer", "LayerNormalization", "Model", "Multiply", "Optimizer",
+    "RMSprop", "Reshape", "Sequential", "Tensor", "callbacks", "datasets", "grad", "initializers", "losses", "memory",
+    "metrics", "ops", "optimizers", "regularizers", "schedules", "set_seed", "tensor",
 ]  # fmt: skip
 
 _LATER = ("datasets", "memory")  # loaded at their first use, to keep the import short

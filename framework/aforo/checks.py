@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from .errors import InvalidType, InvalidValue, explain
+from .graph import Variable
 from .losses import CLASSES, Loss
-from .specs import Dim, Shape, written
+from .specs import FLOATS, INTEGERS, Dim, Shape, written
 
 Array = np.ndarray[Any, Any]
 
@@ -102,11 +103,32 @@ def check_finite(array: Array, dtype: str, what: str) -> None:
     )
 
 
-def as_inputs(data: Any, shape: Shape, dtype: str, what: str = "x") -> Array:
+def as_inputs(data: Any, variable: Variable, what: str = "x") -> Array:
     array = as_array(data, what)
-    check_rows(array, shape, what)
-    check_finite(array, dtype, what)
+    check_rows(array, variable.shape, what)
+    check_finite(array, variable.dtype if variable.dtype in FLOATS else "float64", what)
+    if variable.dtype in INTEGERS:
+        _check_whole(array, variable.limit, what)
     return array
+
+
+def _check_whole(array: Array, limit: int | None, what: str) -> None:
+    """Whole numbers, from 0 to below the limit if there is one."""
+    if array.dtype.kind == "f" and (array != np.floor(array)).any():
+        raise InvalidValue(
+            explain(
+                f"{what} must hold whole numbers.", expected="e.g. word numbers", received=array[array != np.floor(array)][0]
+            )
+        )
+    if limit is not None and (array.min() < 0 or array.max() >= limit):
+        raise InvalidValue(
+            explain(
+                f"{what} holds numbers that the embedding has no row for.",
+                expected=f"from 0 to {limit - 1}",
+                received=f"from {int(array.min())} to {int(array.max())}",
+                fix=f"af.Embedding({int(array.max()) + 1}, …)" if array.min() >= 0 else f"{what} - {what}.min()",
+            )
+        )
 
 
 def as_targets(data: Any, shape: Shape, dtype: str, loss: Loss, head: Shape, what: str = "y") -> Array:
@@ -217,16 +239,6 @@ def check_same_rows(x: Array, y: Array, x_name: str = "x", y_name: str = "y") ->
                 fix=f"n = min(len({x_name}), len({y_name}))",
             )
         )
-
-
-def whole(name: str, value: Any, low: int) -> int:
-    """A whole number of at least `low`."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise InvalidType(explain(f"{name} must be a whole number.", received=repr(value), fix=f"{name}={max(low, 32)}"))
-    if value < low:
-        raise InvalidValue(explain(f"{name} must be {low} or more.", received=value))
-    number: int = value.__index__()
-    return number
 
 
 def sample_weights(sample_weight: Any, class_weight: Mapping[int, float] | None, y: Array, n: int, dtype: str) -> Array | None:

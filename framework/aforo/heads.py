@@ -10,7 +10,7 @@ from . import losses, metrics
 from .errors import InvalidValue, explain, unknown_name
 from .graph import Variable
 from .losses import Loss
-from .optimizers import number
+from .settings import number
 
 
 @dataclass

@@ -130,8 +130,16 @@ def _binary_crossentropy(y_true: Tensor, y_pred: Tensor) -> Tensor:
     return _mean_over_outputs(-(y_true * hit + (1.0 - y_true) * miss))
 
 
+def _huber(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """d² / 2 for |d| ≤ 1, |d| − 1/2 beyond (Huber, 1964)."""
+    distance = ops.absolute(y_pred - y_true)
+    near = ops.minimum(distance, 1.0)
+    return _mean_over_outputs(near * (distance - 0.5 * near))
+
+
 mse = Loss("mse", _mse)
 mae = Loss("mae", _mae)
+huber = Loss("huber", _huber)
 categorical_crossentropy = Loss("categorical_crossentropy", _categorical_crossentropy)
 sparse_categorical_crossentropy = Loss("sparse_categorical_crossentropy", _sparse_categorical_crossentropy, CLASSES)
 binary_crossentropy = Loss("binary_crossentropy", _binary_crossentropy)
@@ -141,6 +149,7 @@ KNOWN: dict[str, Loss] = {
     "mean_squared_error": mse,
     "mae": mae,
     "mean_absolute_error": mae,
+    "huber": huber,
     "categorical_crossentropy": categorical_crossentropy,
     "sparse_categorical_crossentropy": sparse_categorical_crossentropy,
     "binary_crossentropy": binary_crossentropy,

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from aforo_backends.contract import Reserve
 
 from . import device as devices
-from .checks import whole
 from .graph import BATCH, OPTIMIZER_STATE, PARAMETERS, STATE
 from .plan import Plan
 from .program import leaf_key
+from .settings import whole
 from .specs import at, value_bytes
 from .tables import bytes_written, render, shape_written
 

@@ -17,6 +17,7 @@ from .graph import OPTIMIZER_STATE, STATE, Graph, Tensor, Variable, leaf, tracin
 from .heads import Head, make_heads
 from .layers.context import Context, collecting
 from .layers.layer import Layer, flattened
+from .metrics import Total
 from .parameter import Parameter
 from .plan import Plan, make_plan
 from .program import Program, Workspace
@@ -48,10 +49,10 @@ class Model(Layer):
             inputs, [x.variable.name or ("x" if single else f"input_{i + 1}") for i, x in enumerate(given)]
         )
         self._outputs = Structure.of(outputs, _unique([x.call.layer.name if x.call else "output" for x in produced]))
-        self.inputs += [
-            Variable(label, x.shape, x.dtype, BATCH_ROLE, owner="batch")
-            for label, x in zip(self._inputs.names, given, strict=True)
-        ]
+        for label, x in zip(self._inputs.names, given, strict=True):
+            variable = Variable(label, x.shape, x.dtype, BATCH_ROLE, owner="batch")
+            variable.limit = x.variable.limit
+            self.inputs.append(variable)
         self.built = True
 
     def _start(self) -> None:
@@ -62,14 +63,14 @@ class Model(Layer):
         self.heads: list[Head] = []
         self.inputs: list[Variable] = []
         self.sample_weight: Variable | None = None
-        self.totals: dict[str, Variable] = {}
+        self.totals: dict[str, Total] = {}
         self.lock = RLock()
         self._compiled: tuple[Any, Any, Any] | None = None
         self._device = devices.CPU
         self._workspace = Workspace(self._device)
         self._graphs: dict[str, Graph] = {}
         self._slots: dict[Variable, dict[str, Variable]] = {}
-        self._step = Variable("step", (), "int64", STATE, lambda: 0, owner="totals")
+        self._step = _counter()
         self._trainability = Layer.trainability
 
     def _name_layers(self) -> None:
@@ -207,6 +208,7 @@ class Model(Layer):
         with self.lock:
             before = self.optimizer, self.heads, self._compiled, self._slots, self.totals
             self.optimizer, self._compiled, self._slots = chosen, (loss, metrics, loss_weights), {}
+            self._step = _counter()
             self._make_heads()
             self._changed()
             if self.built:
@@ -221,7 +223,7 @@ class Model(Layer):
         if self._compiled is not None:
             self.heads = make_heads(self._outputs.names, *self._compiled)
             names = ["loss", *(name for head in self.heads for name in head.reported_names)]
-            self.totals = {name: Variable(name, (), "float64", STATE, lambda: 0.0, owner="totals") for name in names}
+            self.totals = {name: Total(name) for name in names}
 
     @property
     def metrics_names(self) -> list[str]:
@@ -270,7 +272,7 @@ class Model(Layer):
             trained = self.trainable_weights
             self._slots = {w.variable: self._slots.get(w.variable) or _slots(w, optimizer) for w in trained}
             owners = {weight.variable: layer.name for layer in self.layers for weight in layer.weights}
-            return steps.training(measured, context.updates, trained, owners, optimizer, self._slots)
+            return steps.training(measured, context.updates, trained, owners, optimizer, self._slots, self._step)
 
     def set_target(self, head: Head, shape: Shape, dtype: str) -> None:
         """Say what the targets of a head look like."""
@@ -369,7 +371,8 @@ class Model(Layer):
                 optimizer_variables = self.optimizer.variables if self.optimizer else []
                 slots = [slot for own in self._slots.values() for slot in own.values()]
                 weights = [weight.variable for weight in self.weights]
-                devices.move([*weights, *slots, *self.totals.values(), self._step, *optimizer_variables], target)
+                totals = [variable for total in self.totals.values() for variable in total.variables.values()]
+                devices.move([*weights, *slots, *totals, self._step, *optimizer_variables], target)
                 self._device = target
                 targets = [head.target for head in self.heads]
                 for variable in (*self.inputs, *targets, self.sample_weight):
@@ -394,6 +397,11 @@ class Model(Layer):
 def _unique(names: Sequence[str]) -> list[str]:
     """The names, numbered where one comes up again."""
     return [name if names.count(name) == 1 else f"{name}_{names[:i].count(name) + 1}" for i, name in enumerate(names)]
+
+
+def _counter() -> Variable:
+    """Training steps behind a model: what schedules, bias corrections and dropout masks follow."""
+    return Variable("step", (), "int64", STATE, lambda: 0, owner="totals")
 
 
 def _slots(weight: Parameter, optimizer: optimizers.Optimizer) -> dict[str, Variable]:

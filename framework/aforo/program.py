@@ -12,7 +12,7 @@ from aforo_backends.contract import Instruction, Storage
 from .device import Device, Generation, fill, materialise, strided
 from .graph import BATCH, Graph, Tensor
 from .plan import Operand, Plan, make_plan, verify
-from .specs import Layout, at, value_bytes
+from .specs import FLOATS, Layout, at, value_bytes
 
 Sizes = Mapping[str, int]
 _KEPT_PROGRAMS = 16
@@ -88,7 +88,8 @@ def leaf_value(leaf: Tensor, sizes: Sizes) -> Any:
     if leaf.op == "constant":
         if isinstance(a["value"], bytes):
             return np.frombuffer(a["value"], leaf.dtype).reshape(leaf.shape)
-        return a["value"] * at(a["times"], sizes) / at(a["per"], sizes)
+        number = a["value"] * at(a["times"], sizes) / at(a["per"], sizes)
+        return number if leaf.dtype in FLOATS else int(number)
     size = at(a["size"], sizes)
     return np.arange(size, dtype=leaf.dtype) if leaf.op == "iota" else np.ones(size, leaf.dtype)
 

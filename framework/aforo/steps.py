@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from . import metrics, ops
 from .errors import InvalidState, explain
 from .gradient import gradient
-from .graph import LOSS, UPDATE, Graph, Tensor, Variable, constant, leaf, merge, within
+from .graph import LOSS, UPDATE, Graph, Tensor, Variable, ancestors, constant, leaf, merge, within
 from .graph.tensor import user_line
 from .heads import Head
+from .metrics import Total
 from .optimizers import Optimizer
 from .specs import BATCH
 
@@ -34,9 +35,14 @@ def measure(
     predictions: Sequence[Tensor],
     penalties: Sequence[Tensor],
     sample_weight: Tensor | None,
-    totals: Mapping[str, Variable],
+    totals: Mapping[str, Total],
 ) -> Measured:
-    sums: dict[str, Tensor] = {}
+    updates: dict[Variable, Tensor] = {}
+
+    def count(name: str, sums: Mapping[str, Tensor]) -> None:
+        with within(layer="totals", phase=UPDATE):
+            updates.update(totals[name].added(sums))
+
     whole: Tensor | None = None
     for head, y_pred in zip(heads, predictions, strict=True):
         assert head.target is not None
@@ -46,20 +52,21 @@ def measure(
             own = ops.sum(each if sample_weight is None else each * sample_weight)
             part = own * head.weight
             whole = part if whole is None else whole + part
-            sums[head.reported("loss")] = own
+        if head.name:
+            count(head.reported("loss"), {"sum": own})
         for identifier in head.metrics:
             metric = metrics.get(identifier, head.loss, y_pred)
             name = head.reported(metric.name)
             with within(layer=name, phase=LOSS):
-                sums[name] = ops.sum(metric.per_sample(y_true, y_pred))
+                sums = metric.sums(y_true, y_pred)
+            totals[name].result = metric.result
+            count(name, sums)
     assert whole is not None
     with within(layer="loss", phase=LOSS):
         for penalty in penalties:
             whole = whole + penalty * constant(1.0, penalty.dtype, times=BATCH)
-        sums["loss"] = whole
         mean = whole * constant(1.0, whole.dtype, per=BATCH)
-    with within(layer="totals", phase=UPDATE):
-        updates = {total: leaf(total) + ops.cast(sums[name], total.dtype) for name, total in totals.items()}
+    count("loss", {"sum": whole})
     return Measured(mean, updates)
 
 
@@ -74,6 +81,7 @@ def training(
     owners: Mapping[Variable, str],
     optimizer: Optimizer,
     slots: Mapping[Variable, Mapping[str, Variable]],
+    counter: Variable,
 ) -> Graph:
     """One step. Each update reads its gradient where `gradient` returns it, and nowhere else."""
     if not trained:
@@ -87,14 +95,20 @@ def training(
         )
     site = user_line()
     with within(layer="optimizer", phase=UPDATE, site=site):
-        rate = optimizer.rate(measured.loss.dtype)
+        step = ops.cast(leaf(counter), "float64") + 1.0
+        rate = optimizer.rate(measured.loss.dtype, step)
     gradients = gradient(measured.loss, trained, seed=rate if optimizer.proportional else None)
+    with within(layer="optimizer", phase=UPDATE, site=site):
+        gradients = optimizer.clipped(gradients)
     after = {**measured.updates, **updates}
     for weight, g in zip(trained, gradients, strict=True):
         with within(layer=owners[weight.variable], phase=UPDATE, site=site):
-            step = constant(1.0, g.dtype) if optimizer.proportional else rate
             own = slots[weight.variable]
-            value, own_after = optimizer.apply(weight, g, {name: leaf(slot) for name, slot in own.items()}, step)
+            rate_now = constant(1.0, g.dtype) if optimizer.proportional else rate
+            value, own_after = optimizer.apply(weight, g, {name: leaf(s) for name, s in own.items()}, rate_now, step)
         after[weight.variable] = value
         after.update({own[name]: slot for name, slot in own_after.items()})
+    if any(node.op == "variable" and node.variable is counter for node in ancestors(after.values())):
+        with within(layer="optimizer", phase=UPDATE, site=site):
+            after[counter] = leaf(counter) + 1
     return merge(Graph({}, after))

@@ -11,13 +11,14 @@ import numpy as np
 
 from . import device as devices
 from .callbacks import Callback, LazyLogs
-from .checks import as_array, as_inputs, as_targets, check_finite, check_same_rows, sample_weights, whole
+from .checks import as_array, as_inputs, as_targets, check_finite, check_same_rows, sample_weights
 from .errors import InvalidType, InvalidValue, explain
 from .graph import Variable
 from .history import History
 from .losses import ANY
 from .progress import level, reporter
 from .random import check_seed, generator, shuffle_seed
+from .settings import whole
 from .specs import BATCH, INTEGERS
 from .steps import EVALUATION, PREDICTION, TRAINING
 
@@ -94,7 +95,7 @@ def _inputs(model: Model, x: Any, what: str) -> list[tuple[Variable, Array]]:
     many = len(model.inputs) > 1
     for variable, data in zip(model.inputs, model.split_inputs(x, what), strict=True):
         name = f"{what}[{variable.name!r}]" if many else what
-        array = as_inputs(data, variable.shape, variable.dtype, name)
+        array = as_inputs(data, variable, name)
         if columns:
             check_same_rows(columns[0][1], array, f"{what}[{columns[0][0].name!r}]", name)
         columns.append((variable, array))
@@ -125,12 +126,17 @@ def _run(model: Model, batches: Batches, kind: str, batch_size: int, order: Arra
 
 def _reset(model: Model) -> None:
     for total in model.totals.values():
-        if total.storage is not None:
-            devices.write(total, np.asarray(0.0), total.device)
+        for variable in total.variables.values():
+            if variable.storage is not None:
+                devices.write(variable, np.zeros(variable.shape), variable.device)
 
 
 def _means(model: Model, rows: int, prefix: str = "") -> dict[str, float]:
-    return {prefix + name: float(devices.read(total)) / rows for name, total in model.totals.items()}
+    """The figures of the rows since the last reset."""
+    return {
+        prefix + name: total.result({key: devices.read(v) for key, v in total.variables.items()}, rows)
+        for name, total in model.totals.items()
+    }
 
 
 def _reported(model: Model, logs: dict[str, float]) -> Any:

@@ -30,6 +30,7 @@ class Variable:
         "device",
         "dtype",
         "initial",
+        "limit",
         "name",
         "owner",
         "role",
@@ -65,6 +66,7 @@ class Variable:
         self.device: Any = None
         self.snapshot: Any = None
         self.source: Variable | None = None
+        self.limit: int | None = None  # whole numbers fed to it must be smaller
 
     def __repr__(self) -> str:
         return f"<{self.role} {self.owner}/{self.name} {self.shape} {self.dtype}>"

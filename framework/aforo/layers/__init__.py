@@ -2,6 +2,13 @@
 
 from .activation import Activation
 from .dense import Dense
+from .dropout import Dropout
+from .embedding import Embedding
 from .layer import Layer
+from .normalization import BatchNormalization, LayerNormalization
+from .shaping import Add, Concatenate, Flatten, Lambda, Multiply, Reshape
 
-__all__ = ["Activation", "Dense", "Layer"]
+__all__ = [
+    "Activation", "Add", "BatchNormalization", "Concatenate", "Dense", "Dropout", "Embedding", "Flatten", "Lambda", "Layer",
+    "LayerNormalization", "Multiply", "Reshape",
+]  # fmt: skip

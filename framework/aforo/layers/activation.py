@@ -32,6 +32,11 @@ _KNOWN: dict[str, Function] = {
     "exp": ops.exp,
     "square": ops.square,
     "softplus": ops.softplus,
+    "leaky_relu": ops.leaky_relu,
+    "elu": ops.elu,
+    "gelu": ops.gelu,
+    "silu": ops.silu,
+    "swish": ops.silu,
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .. import initializers
+from .. import initializers, regularizers
 from ..errors import InvalidType, InvalidValue, explain
 from ..graph import Tensor
 from ..specs import written
@@ -27,6 +27,8 @@ class Dense(Layer):
         use_bias: bool = True,
         kernel_initializer: Any = "glorot_uniform",
         bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -39,6 +41,8 @@ class Dense(Layer):
         self.use_bias = use_bias
         self.kernel_initializer = initializers.get(kernel_initializer)
         self.bias_initializer = initializers.get(bias_initializer)
+        self.kernel_regularizer = regularizers.get(kernel_regularizer)
+        self.bias_regularizer = regularizers.get(bias_regularizer)
 
     def build(self, input_shape: Any) -> None:
         if len(input_shape) < 2:
@@ -66,4 +70,7 @@ class Dense(Layer):
         y = x @ self.kernel
         if self.bias is not None:
             y = y + self.bias
+        for weight, penalty in ((self.kernel, self.kernel_regularizer), (self.bias, self.bias_regularizer)):
+            if penalty is not None and weight is not None:
+                self.add_loss(penalty(weight))
         return activated(self.activation, y, self)

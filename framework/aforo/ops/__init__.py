@@ -6,9 +6,10 @@
 from ..graph import Tensor
 from . import elementwise as _elementwise
 from . import matmul as _matmul
+from . import random as random
 from . import reduce as _reduce
 from . import shape as _shape
-from .composed import log_softmax, one_hot, relu, softmax
+from .composed import elu, gelu, leaky_relu, log_softmax, one_hot, relu, silu, softmax
 from .elementwise import (
     absolute,
     add,
@@ -16,7 +17,9 @@ from .elementwise import (
     cos,
     divide,
     equal,
+    erf,
     exp,
+    floor,
     greater,
     greater_equal,
     log,
@@ -36,6 +39,7 @@ from .elementwise import (
     tan,
     tanh,
 )
+from .index import gather
 from .leaves import iota
 from .matmul import matmul
 from .reduce import argmax, max, mean, min, sum
@@ -59,8 +63,9 @@ class _Operations:
 Tensor.operations = _Operations()
 
 __all__ = [
-    "abs", "absolute", "add", "argmax", "broadcast_to", "cast", "concatenate", "cos", "divide", "equal", "exp", "greater",
-    "greater_equal", "iota", "log", "log_softmax", "matmul", "max", "maximum", "mean", "min", "minimum", "multiply",
-    "negative", "one_hot", "power", "reciprocal", "relu", "reshape", "sigmoid", "sign", "sin", "softmax", "softplus",
-    "sqrt", "square", "stop_gradient", "subtract", "sum", "tan", "tanh", "transpose",
+    "abs", "absolute", "add", "argmax", "broadcast_to", "cast", "concatenate", "cos", "divide", "elu", "equal", "erf",
+    "exp", "floor", "gather", "gelu", "greater", "greater_equal", "iota", "leaky_relu", "log", "log_softmax", "matmul",
+    "max", "maximum", "mean", "min", "minimum", "multiply", "negative", "one_hot", "power", "reciprocal", "relu",
+    "reshape", "sigmoid", "sign", "silu", "sin", "softmax", "softplus", "sqrt", "square", "stop_gradient", "subtract",
+    "sum", "tan", "tanh", "transpose",
 ]  # fmt: skip

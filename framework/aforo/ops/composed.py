@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from ..graph import Spelling, Tensor
 from ..specs import Size
-from .elementwise import as_tensor, cast, equal, exp, guard, log, maximum
+from .elementwise import as_tensor, cast, equal, erf, exp, guard, log, maximum, minimum, sigmoid
 from .leaves import iota
 from .reduce import max, sum
 from .shape import reshape, stop_gradient
@@ -58,6 +58,30 @@ def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
     """The logarithm of softmax, exact where softmax itself underflows."""
     z, _, total = shifted(x, axis)
     return z - log(total)
+
+
+@spelled
+def leaky_relu(x: Tensor, slope: float = 0.2) -> Tensor:
+    """x for x > 0, slope · x elsewhere."""
+    return maximum(x, 0.0) + slope * minimum(x, 0.0)
+
+
+@spelled
+def elu(x: Tensor, alpha: float = 1.0) -> Tensor:
+    """x for x > 0, α (eˣ − 1) elsewhere (Clevert et al., 2016)."""
+    return maximum(x, 0.0) + alpha * (exp(minimum(x, 0.0)) - 1.0)
+
+
+@spelled
+def gelu(x: Tensor) -> Tensor:
+    """x Φ(x), with the normal distribution's Φ (Hendrycks and Gimpel, 2016)."""
+    return x * (0.5 + 0.5 * erf(x * 0.5**0.5))
+
+
+@spelled
+def silu(x: Tensor) -> Tensor:
+    """x σ(x)."""
+    return x * sigmoid(x)
 
 
 def one_hot(labels: Tensor, classes: Size) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import pi
+from math import sqrt as sqrt_of
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from ..graph.primitive import Gradient, Spec
 from ..specs import FLOATS, Shape, as_dtype, written
 from .shape import broadcast_to
 
+_TWO_OVER_ROOT_PI = 2.0 / sqrt_of(pi)
 _CONSTANT_STEPS = "it is constant between its jumps"
 
 
@@ -49,6 +52,8 @@ def _unary(
     low: float = -2.0,
     high: float = 2.0,
     stops: str = "",
+    overwrites: tuple[int, ...] = (0,),
+    scratch: Callable[[Tensor], list[Spec]] | None = None,
 ) -> Callable[[Any], Tensor]:
     op = primitive_name or name
     primitive(
@@ -56,7 +61,8 @@ def _unary(
         spec=_float_spec(name),
         gradient=gradient,
         stops=stops,
-        overwrites=(0,),
+        overwrites=overwrites,
+        scratch=scratch,
         samples=(Sample(((3, 4),), low=low, high=high), Sample(((1,),), low=low, high=high)),
     )
 
@@ -81,6 +87,14 @@ tan = _unary("tan", lambda y, g: (g * (1.0 + y * y),), "Tangent, elementwise, in
 absolute = _unary(
     "absolute", lambda y, g: (g * apply("sign", y.inputs[0]),), "|x|, elementwise; derivative 0 at 0.", low=0.2, high=2.0
 )
+erf = _unary(
+    "erf",
+    lambda y, g: (g * (exp(-square(y.inputs[0])) * _TWO_OVER_ROOT_PI),),
+    "The error function, elementwise (Abramowitz and Stegun, 7.1.1).",
+    scratch=lambda node: [(node.shape, node.dtype)] * 4,
+    overwrites=(),
+)
+floor = _unary("floor", None, "The largest whole number not above x, elementwise.", stops=_CONSTANT_STEPS)
 sign = _unary("sign", None, "−1, 0 or 1, elementwise.", stops=_CONSTANT_STEPS)
 reciprocal = _unary("reciprocal", lambda y, g: (-(g * y * y),), "1 / x, elementwise.", low=0.4, high=2.0)
 

@@ -1,0 +1,41 @@
+"""Dropout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..graph import TENSOR, Tensor, Variable
+from ..ops.random import below
+from ..parameter import Leaf
+from ..settings import number
+from .context import current
+from .layer import Layer
+
+
+class Dropout(Layer):
+    """In training, each value is 0 with probability `rate`, and 1 / (1 − rate) times itself otherwise; x itself elsewhere.
+
+    Srivastava et al. (2014). The mask depends on the seed, the layer, the step and the row: the same on every device.
+    """
+
+    takes = "one"
+
+    def __init__(self, rate: float, **options: Any) -> None:
+        super().__init__(**options)
+        self.rate = number("rate", rate, 0.0, 1.0, open_high=True)
+        self._calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or not self.rate:
+            return x
+        step = current().step
+        keep = below(self.rate, x.shape, step() if step is not None else self._own_step(), self._stream.key("dropout"))
+        return x * keep * (1.0 / (1.0 - self.rate))
+
+    def _own_step(self) -> Tensor:
+        """Outside of a model each call is a step."""
+        self._calls += 1
+        number_of_call = self._calls
+        return Leaf(Variable("call", (), "int64", TENSOR, lambda: np.int64(number_of_call), owner=self.name))

@@ -1,0 +1,30 @@
+"""Random numbers as a primitive: counter-based, so that they depend on what they are for and on nothing else."""
+
+from __future__ import annotations
+
+from ..graph import Tensor, apply, primitive
+from ..graph.primitive import Spec
+from ..specs import Shape, Size, count
+from .shape import getitem, reshape
+
+_LANES = 8  # float32 numbers in one block of Philox4x64
+
+
+def _uniform_spec(step: Tensor, *, rows: Size, columns: int, key: tuple[int, int]) -> Spec:
+    return (rows, columns), "float32"
+
+
+primitive("uniform", spec=_uniform_spec, stops="it is drawn, not computed")
+
+
+def below(rate: float, shape: Shape, step: Tensor, key: tuple[int, int]) -> Tensor:
+    """True with probability 1 − rate, independently for each value of the shape; bool.
+
+    Row r of step s is drawn from Philox4x64-10 with this key at counter (r · blocks, s): the same wherever and in whatever
+    parts a batch is computed.
+    """
+    rows, last = count(shape[:-1]), int(shape[-1])
+    columns = -(-last // _LANES) * _LANES
+    drawn = apply("uniform", step, rows=rows, columns=columns, key=key)
+    keep = getitem(drawn, (slice(None), slice(0, last))) >= rate
+    return reshape(keep, shape)
