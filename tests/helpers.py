@@ -5,6 +5,7 @@ Nothing here uses the code it checks: the twins are plain NumPy, the checker is 
 
 from __future__ import annotations
 
+import math
 import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -84,6 +85,13 @@ def _padded(x: Array, before: Sequence[int], step: Sequence[int], shape: Sequenc
     return out
 
 
+def _scattered(g: Array, indices: Array, rows: int) -> Array:
+    out = np.zeros((rows, *g.shape[indices.ndim :]), g.dtype)
+    for place in np.ndindex(indices.shape):
+        out[indices[place]] += g[place]
+    return out
+
+
 _TWINS: dict[str, Callable[..., Any]] = {
     "logistic": lambda x: 1.0 / (1.0 + np.exp(-x)),
     "softplus": lambda x: np.log1p(np.exp(x)),
@@ -98,6 +106,9 @@ _TWINS: dict[str, Callable[..., Any]] = {
     "slice": lambda x, start, stop, step: x[_slices(start, stop, step)],
     "pad": _padded,
     "concatenate": lambda *xs, axis: np.concatenate(xs, axis),
+    "erf": np.vectorize(math.erf, otypes=[np.float64]),
+    "gather": lambda x, rows: x[rows],
+    "scatter_add": _scattered,
     "sum": lambda x, axes: x.sum(axes),
     "amax": lambda x, axes: x.max(axes),
 }

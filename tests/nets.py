@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import aforo as af
 import numpy as np
+
+import aforo as af
 
 Array = np.ndarray[Any, Any]
 NUMPY_DOMAIN = 389047  # where tracemalloc counts the data of NumPy's arrays
@@ -103,7 +104,7 @@ def targets(loss: str, rows: int, width: int, rng: np.random.Generator, dtype: s
 
 
 def random_net(number: int) -> Net:
-    """Depth 1–6, widths 1–64, batch 1–50. Losses, optimizers and activations take turns, so that few nets meet all of them."""
+    """Depth 1–6, widths 1–64, batch 1–50. Losses, optimizers and activations take turns, so that few nets meet all."""
     rng = np.random.default_rng([2024, number])
     depth = 1 + number % 6
     loss = list(HEADS)[number % 5]

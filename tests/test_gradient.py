@@ -132,8 +132,8 @@ def test_the_gradient_of_a_gradient_equals_a_finite_difference_of_the_first(name
     function, arrays = sampled(name)
 
     def slope(*x: Tensor) -> Tensor:
-        firsts = gradient(weighted(function(*x)), x)
-        factors = [constant(np.cos(1.0 + np.arange(a.size)).reshape(a.shape), "float64") for a in arrays]
+        firsts = gradient(weighted(function(*x)), [t for t in x if t.dtype in FLOATS])
+        factors = [constant(np.cos(1.0 + np.arange(a.size)).reshape(a.shape), "float64") for a in arrays if a.dtype.kind == "f"]
         return total(ops.sum(first * factor) for first, factor in zip(firsts, factors, strict=True))
 
     check_gradient(slope, arrays)

@@ -1,13 +1,14 @@
-"""Losses and metrics against their textbook formulas in float64 NumPy, and their gradients against finite differences."""
+"""Losses and metrics against textbook formulas in float64 NumPy, and their gradients against finite differences."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import aforo as af
 import numpy as np
 import pytest
 from nets import HEADS, Array, Net, assert_close, differences, forward, gradients, per_sample, softmax, targets
+
+import aforo as af
 
 
 def passing(n: int, activation: Any = None, dtype: str = "float64") -> af.Sequential:

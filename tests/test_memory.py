@@ -10,10 +10,11 @@ import tracemalloc
 from math import prod
 from pathlib import Path
 
-import aforo as af
 import numpy as np
 import pytest
 from nets import Net, array_bytes, tracing
+
+import aforo as af
 
 TRANSIENT = 64 * 1024  # what a step may take and give back: iterator buffers
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from time import process_time
 from typing import Any
 
-import aforo as af
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import HIDDEN, Array, Net, assert_close, assert_same_bits, differences, forward, gradients
+
+import aforo as af
 
 NET = Net((3, 6, 4, 2), ("tanh", "relu", "none"), optimizer={"learning_rate": 0.1, "momentum": 0.9}, dtype="float64")
 
@@ -35,7 +36,9 @@ def test_layers_stand_in_the_order_they_were_added() -> None:
 
 
 def test_layers_without_a_name_get_one_of_their_own() -> None:
-    model = af.Sequential([af.Dense(2, input_shape=[2]), af.Dense(2), af.Dense(2, name="head"), af.Activation("relu"), af.Dense(2)])
+    model = af.Sequential(
+        [af.Dense(2, input_shape=[2]), af.Dense(2), af.Dense(2, name="head"), af.Activation("relu"), af.Dense(2)]
+    )
     assert names(model) == ["dense", "dense_1", "head", "activation", "dense_2"]
     assert len({id(layer) for layer in model.layers}) == 5
 
@@ -57,7 +60,11 @@ def test_a_first_fit_that_fails_leaves_the_sizes_open() -> None:
     model = af.Sequential([af.Dense(4, "tanh"), af.Dense(2)], dtype="float64")
     model.compile(loss="mse")
     x, y = NET.data(10)
-    for bad_x, bad_y in [(np.full((10, 5), np.nan), y), (np.ones((10, 5)), y[:7]), (np.ones((10, 5)), np.ones((10, 9)))]:
+    for bad_x, bad_y in [
+        (np.full((10, 5), np.nan), y),
+        (np.ones((10, 5)), y[:7]),
+        (np.ones((10, 5)), np.ones((10, 9))),
+    ]:
         with pytest.raises(af.Error):
             model.fit(bad_x, bad_y, verbose=0)
         assert not model.built
@@ -312,7 +319,10 @@ def test_a_layer_may_have_weights_that_are_not_trained() -> None:
 
 def test_a_function_is_an_activation() -> None:
     for place in ("argument", "layer"):
-        own = lambda z: af.ops.sin(z) * z  # noqa: E731
+
+        def own(z: Any) -> Any:
+            return af.ops.sin(z) * z
+
         first = [af.Dense(4, activation=own, input_shape=[3])]
         if place == "layer":
             first = [af.Dense(4, input_shape=[3]), af.Activation(own)]
@@ -354,7 +364,8 @@ def test_a_lambda_is_a_loss_as_the_docs_say() -> None:
     x, y = NET.data(20)
     named, own = NET.model(), NET.model()
     own.compile(
-        loss=lambda y_true, y_pred: af.ops.mean((y_true - y_pred) ** 2), optimizer=af.SGD(learning_rate=0.01, momentum=0.9)
+        loss=lambda y_true, y_pred: af.ops.mean((y_true - y_pred) ** 2),
+        optimizer=af.SGD(learning_rate=0.01, momentum=0.9),
     )
     named.compile(loss="mse", optimizer=af.SGD(learning_rate=0.01, momentum=0.9))
     histories = [model.fit(x, y, epochs=3, batch_size=7, seed=1, verbose=0).history["loss"] for model in (named, own)]

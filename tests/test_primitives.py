@@ -279,6 +279,8 @@ LARGE: dict[str, tuple[Sample, ...]] = {
     ),
     "sum": _REDUCTIONS,
     "amax": _REDUCTIONS,
+    "gather": (Sample(((300, 200), (400,)), dtypes=("float", "int64"), low=0, high=300),),
+    "scatter_add": (Sample(((400, 200), (400,)), {"rows": 300}, dtypes=("float", "int64"), low=0, high=300),),
     "argmax": (Sample(((300, 400),), {"axis": 1}), Sample(((300, 400),), {"axis": 0})),
     "concatenate": (Sample(((300, 200), (300, 100)), {"axis": 1}), Sample(((100, 300), (200, 300)), {"axis": 0})),
     "pad": (

@@ -7,16 +7,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import aforo as af
 import numpy as np
 import pytest
 from nets import Array, Net, assert_same_bits
+
+import aforo as af
 
 NET = Net((3, 6, 2), ("tanh", "none"), optimizer={"learning_rate": 0.1, "momentum": 0.9}, batch=8)
 
 
 def order_of_rows(rows: int, epochs: int, **options: Any) -> list[list[float]]:
-    """In which order a fit meets the rows, epoch by epoch: at rate 0 a batch's mean loss names its rows, one at a time."""
+    """In which order a fit meets the rows, epoch by epoch: the loss of a row is its number."""
     model = af.Sequential([af.Dense(1, use_bias=False, kernel_initializer="zeros", input_shape=[1])], dtype="float64")
     model.compile(loss=lambda y_true, y_pred: y_true + 0 * y_pred, optimizer=af.SGD(learning_rate=0.0))
     seen: list[list[float]] = []
@@ -120,7 +121,9 @@ def test_weights_that_were_read_before_they_have_memory_are_those_that_train() -
     assert np.allclose(model.predict(x), x @ before[0] + before[1], rtol=1e-5)
 
 
-@pytest.mark.parametrize("initializer", ["glorot_uniform", "he_uniform", "lecun_uniform", "glorot_normal", "he_normal", "lecun_normal"])
+@pytest.mark.parametrize(
+    "initializer", ["glorot_uniform", "he_uniform", "lecun_uniform", "glorot_normal", "he_normal", "lecun_normal"]
+)
 def test_initial_weights_have_the_spread_of_their_formula(initializer: str) -> None:
     d_in, d_out = 300, 500
     variance = {"glorot": 2 / (d_in + d_out), "he": 2 / d_in, "lecun": 1 / d_in}[initializer.split("_")[0]]
@@ -178,7 +181,9 @@ def test_two_fits_in_a_row_shuffle_differently_and_reproducibly() -> None:
         number = np.arange(20.0)[:, None]
         for _ in range(2):
             losses: list[Any] = []
-            watch = af.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs, losses=losses: losses.append(logs["loss"]))
+            watch = af.callbacks.LambdaCallback(
+                on_train_batch_end=lambda batch, logs, losses=losses: losses.append(logs["loss"])
+            )
             model.fit(number, number, batch_size=1, callbacks=[watch], verbose=0)
             seen.append(losses)
         return seen

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import aforo as af
 import numpy as np
 import pytest
 from nets import HEADS, HIDDEN, Array, Net, assert_close, random_net
+
+import aforo as af
 
 torch = pytest.importorskip("torch")
 torch.set_num_threads(1)  # small nets; its threads would only spin beside those of NumPy
@@ -47,7 +48,10 @@ def torch_weights(net: Net, weights: list[Array], x: Array, y: Array, starts: li
     options = dict(net.optimizer)
     parameters = [torch.tensor(np.asarray(weight, np.float64), requires_grad=True) for weight in weights]
     optimizer = torch.optim.SGD(parameters, lr=options.pop("learning_rate"), **options)
-    x, y = torch.tensor(np.asarray(x, np.float64)), torch.tensor(np.asarray(y, np.int64 if y.dtype.kind == "i" else np.float64))
+    x, y = (
+        torch.tensor(np.asarray(x, np.float64)),
+        torch.tensor(np.asarray(y, np.int64 if y.dtype.kind == "i" else np.float64)),
+    )
     losses = []
     for start in starts:
         h, rows = x[start : start + net.batch], slice(start, start + net.batch)
@@ -117,7 +121,13 @@ def test_mse_on_any_head_equals_pytorch(activation: str) -> None:
 
 
 def test_a_softmax_between_layers_equals_pytorch() -> None:
-    net = Net((4, 6, 5, 3), ("softmax", "tanh", "softmax"), "categorical_crossentropy", {"learning_rate": 0.5}, dtype="float64")
+    net = Net(
+        (4, 6, 5, 3),
+        ("softmax", "tanh", "softmax"),
+        "categorical_crossentropy",
+        {"learning_rate": 0.5},
+        dtype="float64",
+    )
     assert_trains_like_torch(net, by_fit=True, seed=5)
 
 
@@ -139,7 +149,14 @@ def test_relu_has_derivative_zero_at_zero_as_in_pytorch() -> None:
 
 
 def test_sample_weights_scale_each_row_of_pytorchs_loss() -> None:
-    net = Net((3, 5, 4), ("tanh", "softmax"), "sparse_categorical_crossentropy", {"learning_rate": 0.3}, batch=9, dtype="float64")
+    net = Net(
+        (3, 5, 4),
+        ("tanh", "softmax"),
+        "sparse_categorical_crossentropy",
+        {"learning_rate": 0.3},
+        batch=9,
+        dtype="float64",
+    )
     model = net.model()
     x, y = net.data(9)
     weights = np.linspace(0, 3, 9)
@@ -149,7 +166,9 @@ def test_sample_weights_scale_each_row_of_pytorchs_loss() -> None:
         each = torch.nn.functional.cross_entropy(
             hidden @ parameters[2] + parameters[3], torch.tensor(y).long(), reduction="none"
         )
-        for parameter, g in zip(parameters, torch.autograd.grad((each * torch.tensor(weights)).mean(), parameters), strict=True):
+        for parameter, g in zip(
+            parameters, torch.autograd.grad((each * torch.tensor(weights)).mean(), parameters), strict=True
+        ):
             parameter.data -= 0.3 * g
         model.train_on_batch(x, y, sample_weight=weights)
     for found, wanted in zip(model.get_weights(), parameters, strict=True):

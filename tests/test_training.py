@@ -8,10 +8,11 @@ from threading import Thread
 from types import ModuleType
 from typing import Any
 
-import aforo as af
 import numpy as np
 import pytest
 from nets import Array, Net, assert_close, assert_same_bits, differences, forward, gradients, per_sample
+
+import aforo as af
 
 NET = Net((3, 6, 2), ("tanh", "none"), optimizer={"learning_rate": 0.1, "momentum": 0.9}, batch=8, dtype="float64")
 CLASSES = Net((4, 6, 3), ("tanh", "softmax"), "categorical_crossentropy", {"learning_rate": 0.3}, 10, "accuracy", "float64")
@@ -156,7 +157,10 @@ def test_evaluate_weighs_each_sample_alike_whatever_the_batches() -> None:
     model = CLASSES.model()
     x, y = CLASSES.data(43)
     predicted = forward(model.get_weights(), CLASSES.activations, x)
-    expected = {"loss": per_sample(CLASSES.loss, y, predicted).mean(), "accuracy": (predicted.argmax(1) == y.argmax(1)).mean()}
+    expected = {
+        "loss": per_sample(CLASSES.loss, y, predicted).mean(),
+        "accuracy": (predicted.argmax(1) == y.argmax(1)).mean(),
+    }
     for batch_size in (1, 7, 32, 43, 1000):
         found = model.evaluate(x, y, batch_size=batch_size, return_dict=True)
         assert found == pytest.approx(expected, rel=1e-12)
@@ -442,7 +446,14 @@ def test_stop_training_ends_the_fit_after_the_batch_and_calls_what_is_due() -> N
     x, y = NET.data(40)
     history = model.fit(x, y, batch_size=8, epochs=5, shuffle=False, callbacks=[recorder], verbose=0)
     whole = events(range(1), 5)[:-1]
-    cut = [("epoch begin", 1), ("batch begin", 0), ("batch end", 0), ("batch begin", 1), ("batch end", 1), ("epoch end", 1)]
+    cut = [
+        ("epoch begin", 1),
+        ("batch begin", 0),
+        ("batch end", 0),
+        ("batch begin", 1),
+        ("batch end", 1),
+        ("epoch end", 1),
+    ]
     assert recorder.events == [*whole, *cut, ("train end",)]
     assert history.epoch == [0, 1]
     for start in [0, 8, 16, 24, 32, 0, 8]:
@@ -579,7 +590,7 @@ def test_compiling_again_starts_the_optimizer_afresh_and_keeps_the_weights() -> 
 
 
 def test_a_well_fit_classifier_makes_no_denormals() -> None:
-    """Products of denormals are over a hundred times slower; the smaller of two float32 probabilities becomes one at e⁻⁸⁷."""
+    """Products of denormals are over a hundred times slower; float32 probabilities become denormal at e⁻⁸⁷."""
     net = Net((1, 2), ("softmax",), "sparse_categorical_crossentropy", {"learning_rate": 1.0})
     model = net.model()
     model.set_weights([np.array([[1.0, 0.0]], np.float32), np.zeros(2, np.float32)])
@@ -721,9 +732,7 @@ def outside(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     import aforo_backends
 
     module = outside_backend()
-    entries = importlib.metadata.EntryPoints(
-        [importlib.metadata.EntryPoint("outside", module.__name__, "aforo.backends")]
-    )
+    entries = importlib.metadata.EntryPoints([importlib.metadata.EntryPoint("outside", module.__name__, "aforo.backends")])
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda **query: entries.select(**query))
     monkeypatch.setattr(aforo_backends, "_created", dict(aforo_backends._created))

@@ -49,6 +49,8 @@ def gradient(of: Tensor, wrt: Sequence[Tensor], seed: Tensor | None = None) -> l
             continue
         with within(layer=node.place.layer, phase=BACKWARD, site=node.place.site):
             for x, gx in zip(node.inputs, rule(node, g), strict=True):
+                if id(x) in depends and x.dtype not in FLOATS:
+                    stopped.append(x)
                 if gx is None or id(x) not in depends or x.dtype not in FLOATS:
                     continue
                 known = gradients.get(id(x))

@@ -12,7 +12,6 @@ from aforo_backends.contract import Reserve
 from . import device as devices
 from .graph import BATCH, OPTIMIZER_STATE, PARAMETERS, STATE
 from .plan import Plan
-from .program import leaf_key
 from .settings import whole
 from .specs import at, value_bytes
 from .tables import bytes_written, render, shape_written
@@ -155,8 +154,8 @@ def _by_role(plan: Plan) -> Mapping[str, int]:
     totals = dict.fromkeys((PARAMETERS, OPTIMIZER_STATE, STATE, BATCH), 0)
     for variable in plan.variables:
         totals[variable.role] += plan.profile.footprint(value_bytes(variable.shape, variable.dtype, plan.sizes))
-    for leaf in {leaf_key(leaf): leaf for leaf in plan.leaves}.values():
-        totals[STATE] += plan.profile.footprint(value_bytes(leaf.shape, leaf.dtype, plan.sizes))
+    for constant in plan.constants:
+        totals[STATE] += plan.profile.footprint(value_bytes(constant.shape, constant.dtype, plan.sizes))
     return totals
 
 

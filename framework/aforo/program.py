@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-
 from aforo_backends.contract import Instruction, Storage
 
 from .device import Device, Generation, fill, materialise, strided
-from .graph import BATCH, Graph, Tensor
-from .plan import Operand, Plan, make_plan, verify
-from .specs import FLOATS, Layout, at, value_bytes
+from .graph import BATCH, Graph
+from .plan import Constant, Operand, Plan, make_plan, verify
+from .specs import Layout, at, value_bytes
 
 Sizes = Mapping[str, int]
 _KEPT_PROGRAMS = 16
@@ -21,7 +19,9 @@ _KEPT_PROGRAMS = 16
 class Program:
     """A plan at certain sizes, every view made and every kernel chosen."""
 
-    def __init__(self, plan: Plan, sizes: Sizes, device: Device, arena: Storage | None, constants: dict[Any, Storage]) -> None:
+    def __init__(
+        self, plan: Plan, sizes: Sizes, device: Device, arena: Storage | None, constants: dict[Constant, Storage]
+    ) -> None:
         backend = device.backend
         views: dict[tuple[int, Operand], Any] = {}
 
@@ -30,8 +30,8 @@ class Program:
             storage = arena
             if value.variable is not None:
                 storage = value.variable.storage
-            elif value.leaf is not None:
-                storage = constants[leaf_key(value.leaf)]
+            elif value.constant is not None:
+                storage = constants[value.constant]
             assert storage is not None
             return storage, strided(operand.layout, value.dtype, sizes, value.offset or 0)
 
@@ -62,36 +62,15 @@ class Program:
         scalar = Layout.dense(())
         self._backend = backend
         self._sized = [
-            (backend.view(constants[leaf_key(leaf)], strided(scalar, leaf.dtype, sizes)), leaf_value(leaf, sizes))
-            for leaf in plan.leaves
-            if is_sized(leaf)
+            (backend.view(constants[each], strided(scalar, each.dtype, sizes)), each.at(sizes))
+            for each in plan.constants
+            if each.is_sized
         ]
 
     def activate(self) -> None:
         """Write the constants that depend on the sizes; another program may have left its own."""
         for array, value in self._sized:
             self._backend.copy_in(array, value)
-
-
-def leaf_key(leaf: Tensor) -> tuple[Any, ...]:
-    return leaf.op, tuple(sorted(leaf.attributes.items()))
-
-
-def is_sized(leaf: Tensor) -> bool:
-    """Whether a constant's value depends on the sizes a program runs at."""
-    return leaf.op == "constant" and not (isinstance(leaf.attributes["times"], int) and isinstance(leaf.attributes["per"], int))
-
-
-def leaf_value(leaf: Tensor, sizes: Sizes) -> Any:
-    """What a constant holds."""
-    a = leaf.attributes
-    if leaf.op == "constant":
-        if isinstance(a["value"], bytes):
-            return np.frombuffer(a["value"], leaf.dtype).reshape(leaf.shape)
-        number = a["value"] * at(a["times"], sizes) / at(a["per"], sizes)
-        return number if leaf.dtype in FLOATS else int(number)
-    size = at(a["size"], sizes)
-    return np.arange(size, dtype=leaf.dtype) if leaf.op == "iota" else np.ones(size, leaf.dtype)
 
 
 class Workspace:
@@ -104,7 +83,7 @@ class Workspace:
         self.device = device
         self.arena: Storage | None = None
         self.arena_bytes = 0
-        self.constants: dict[Any, Storage] = {}
+        self.constants: dict[Constant, Storage] = {}
         self.plans: dict[str, Plan] = {}
         self.programs: dict[tuple[str, int], Program] = {}
         self.active: Program | None = None
@@ -148,13 +127,12 @@ class Workspace:
             self.arena, self.active = None, None
             self.arena = backend.open(plan.peak_bytes)
             self.arena_bytes = plan.arena_bytes
-        for leaf in plan.leaves:
-            key = leaf_key(leaf)
-            needed = value_bytes(leaf.shape, leaf.dtype, plan.sizes)
-            held = self.constants.get(key)
+        for constant in plan.constants:
+            needed = value_bytes(constant.shape, constant.dtype, plan.sizes)
+            held = self.constants.get(constant)
             if held is None or held.nbytes < profile.footprint(needed):
                 if held is not None:
                     self.programs.clear()
                     self.active = held = None
-                storage = self.constants[key] = backend.open(needed)
-                fill(self.device, storage, leaf.shape, leaf.dtype, leaf_value(leaf, plan.sizes), plan.sizes)
+                storage = self.constants[constant] = backend.open(needed)
+                fill(self.device, storage, constant.shape, constant.dtype, constant.at(plan.sizes), plan.sizes)

@@ -73,6 +73,8 @@ class Dim:
 
     def __floordiv__(self, other: int | Dim) -> int | Dim:
         """Exact division by a number or a single product of symbols."""
+        if not isinstance(other, Dim) and other == 0:
+            raise InvalidValue(explain(f"{self} cannot be divided by 0."))
         ((divisor, n), *rest) = _terms(other).items()
         terms: _Terms = {}
         for symbols, coefficient in self.terms.items():
@@ -104,7 +106,7 @@ class Dim:
         )
 
     __int__ = __index__ = __bool__ = __float__ = _no_value
-    __lt__ = __le__ = __gt__ = __ge__ = __truediv__ = __mod__ = _no_value
+    __lt__ = __le__ = __gt__ = __ge__ = __truediv__ = __rtruediv__ = __mod__ = __rmod__ = _no_value
 
     def __repr__(self) -> str:
         def term(symbols: tuple[str, ...], n: int) -> str:

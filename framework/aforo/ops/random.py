@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..graph import Tensor, apply, primitive
+from ..graph import Sample, Tensor, apply, primitive
 from ..graph.primitive import Spec
 from ..specs import Shape, Size, count
 from .shape import getitem, reshape
@@ -14,7 +14,12 @@ def _uniform_spec(step: Tensor, *, rows: Size, columns: int, key: tuple[int, int
     return (rows, columns), "float32"
 
 
-primitive("uniform", spec=_uniform_spec, stops="it is drawn, not computed")
+primitive(
+    "uniform",
+    spec=_uniform_spec,
+    stops="it is drawn, not computed",
+    samples=(Sample(((),), {"rows": 3, "columns": 16, "key": (5, 7)}, dtypes=("int64",), low=0, high=9),),
+)
 
 
 def below(rate: float, shape: Shape, step: Tensor, key: tuple[int, int]) -> Tensor:

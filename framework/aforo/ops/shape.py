@@ -98,7 +98,7 @@ def reshape(x: Tensor, shape: Sequence[Size] | int) -> Tensor:
     if -1 in sizes:
         known = count(n for n in sizes if n != -1)
         total = count(x.shape)
-        exact = isinstance(known, Dim) or isinstance(total, Dim) or total % known == 0
+        exact = isinstance(known, Dim) or isinstance(total, Dim) or (known > 0 and total % known == 0)
         try:
             sizes[sizes.index(-1)] = total // known if exact else 0
         except InvalidValue:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
 
 from aforo_backends.contract import Profile
 
 from ..graph import PRIMITIVES, Graph, Place, Tensor, Variable, rebuilt
-from ..specs import DTYPES, Layout, Shape, Size, count
+from ..specs import DTYPES, FLOATS, Layout, Shape, Size, at, count
 
 LEAVES = ("constant", "iota", "ones")
 
@@ -20,22 +24,56 @@ class Operand:
     layout: Layout
 
 
+@dataclass(frozen=True)
+class Constant:
+    """A value that is the same at every step: `constant`, `iota` or `ones`, and what describes it."""
+
+    op: str
+    attributes: tuple[tuple[str, Any], ...]
+    shape: Shape
+    dtype: str
+
+    @staticmethod
+    def of(node: Tensor) -> Constant:
+        return Constant(node.op, tuple(sorted(node.attributes.items())), node.shape, node.dtype)
+
+    def __str__(self) -> str:
+        return f"{self.op} {self.shape} {self.dtype}"
+
+    @property
+    def is_sized(self) -> bool:
+        """Whether its value depends on the sizes a program runs at."""
+        a = dict(self.attributes)
+        return self.op == "constant" and not (isinstance(a["times"], int) and isinstance(a["per"], int))
+
+    def at(self, sizes: Mapping[str, int]) -> Any:
+        """What it holds: a number, or an array."""
+        a = dict(self.attributes)
+        if self.op != "constant":
+            size = at(a["size"], sizes)
+            return np.arange(size, dtype=self.dtype) if self.op == "iota" else np.ones(size, self.dtype)
+        if isinstance(a["value"], bytes):
+            return np.frombuffer(a["value"], self.dtype).reshape(self.shape)
+        number = a["value"] * at(a["times"], sizes) / at(a["per"], sizes)
+        return number if self.dtype in FLOATS else int(number)
+
+
 @dataclass
 class Value:
     """Something with memory of its own while a program runs.
 
-    In the arena, unless it is what `variable` holds (before or after the program) or a constant that `leaf` describes.
+    In the arena, unless it is what `variable` holds (before or after the program), or a constant.
     """
 
     shape: Shape
     dtype: str
     place: Place
     variable: Variable | None = None
-    leaf: Tensor | None = None
+    constant: Constant | None = None
 
     @property
     def in_arena(self) -> bool:
-        return self.variable is None and self.leaf is None
+        return self.variable is None and self.constant is None
 
     @property
     def nbytes(self) -> Size:
@@ -57,7 +95,8 @@ class Step:
 class Draft:
     """Steps in the order of creation, before anyone decides on order and memory.
 
-    chains   variable -> the steps that write its new value in place, first to last
+    chains   variable -> the steps that write its new value in place, first to last; a variable that is given its own value
+             has none
     """
 
     values: list[Value] = field(default_factory=list)
@@ -142,6 +181,7 @@ def lower(graph: Graph) -> Draft:
     draft = Draft()
     operands: dict[int, Operand] = {}
     copies: dict[Operand, Operand] = {}
+    homes: dict[Any, int] = {}
 
     def copied(operand: Operand, node: Tensor) -> Operand:
         if operand not in copies:
@@ -151,10 +191,13 @@ def lower(graph: Graph) -> Draft:
     for node in graph.nodes:
         record = node.primitive
         if node.op == "variable" or node.op in LEAVES:
-            home = {"variable": node.variable} if node.op == "variable" else {"leaf": node}
-            value = draft.add_value(node.shape, node.dtype, node.place, **home)
+            home: Any = node.variable if node.op == "variable" else Constant.of(node)
+            if home not in homes:
+                kind = {"variable": home} if node.op == "variable" else {"constant": home}
+                homes[home] = draft.add_value(node.shape, node.dtype, node.place, **kind)
+            value = homes[home]
             if node.op == "variable":
-                draft.old[node.variable] = value
+                draft.old[home] = value
             operands[id(node)] = Operand(value, Layout.dense(node.shape))
             continue
         reads = [operands[id(i)] for i in node.inputs]
@@ -224,14 +267,19 @@ class _Uses:
 
 def _pin_updates(draft: Draft, graph: Graph, operands: dict[int, Operand]) -> None:
     """Let the new value of each variable be written straight into its memory, wherever that is possible."""
+    targets = {operands[id(node)].value for node in graph.updates.values()}
     uses = _Uses(
         draft,
         {step.write: index for index, step in enumerate(draft.steps)},
         draft.readers(),
-        {operand.value for operand in draft.outputs.values()},
+        {operand.value for operand in draft.outputs.values()} | targets,
     )
     for variable, node in graph.updates.items():
         operand = operands[id(node)]
+        if operand.value == draft.old.get(variable):
+            if operand.layout == Layout.dense(variable.shape):
+                continue  # it keeps its value
+            operand = draft.add_copy(operand, node)  # its own values in another arrangement
         last = uses.writer.get(operand.value)
         members = None
         if last is not None and draft.values[operand.value].in_arena and operand.layout == Layout.dense(variable.shape):

@@ -10,10 +10,10 @@ from typing import Any
 from aforo_backends.contract import Profile, round_up
 
 from ..collector import uncollected
-from ..graph import PRIMITIVES, Graph, Place, Tensor, Variable
+from ..graph import PRIMITIVES, Graph, Place, Variable
 from ..specs import Layout, Shape, Size, at, count, value_bytes
 from . import offsets
-from .lower import Draft, Operand, Step, for_backend, lower
+from .lower import Constant, Draft, Operand, Step, for_backend, lower
 from .order import by_creation, by_release, settle
 from .verify import verify
 
@@ -27,7 +27,7 @@ class PlannedValue:
     place: Place
     offset: int | None = None
     variable: Variable | None = None
-    leaf: Tensor | None = None
+    constant: Constant | None = None
 
     def nbytes(self, sizes: Mapping[str, int]) -> int:
         return value_bytes(self.shape, self.dtype, sizes)
@@ -68,6 +68,7 @@ class Plan:
     steps: tuple[PlannedStep, ...]
     buffers: tuple[Buffer, ...]
     outputs: Mapping[str, Operand]
+    updates: Mapping[Variable, int]  # the value each updated variable ends with
 
     @cached_property
     def peak_bytes(self) -> int:
@@ -102,15 +103,15 @@ class Plan:
         return tuple(dict.fromkeys(value.variable for value in self.values if value.variable is not None))
 
     @cached_property
-    def leaves(self) -> tuple[Tensor, ...]:
-        return tuple(value.leaf for value in self.values if value.leaf is not None)
+    def constants(self) -> tuple[Constant, ...]:
+        return tuple(dict.fromkeys(value.constant for value in self.values if value.constant is not None))
 
     def __str__(self) -> str:
         def where(operand: Operand) -> str:
             value = self.values[operand.value]
             if value.variable is not None:
                 return f"{value.variable.owner}/{value.variable.name}"
-            return f"arena+{value.offset}" if value.offset is not None else f"{value.leaf}"
+            return f"arena+{value.offset}" if value.offset is not None else f"{value.constant}"
 
         return "\n".join(
             f"{i:4d} {step.op:12s} {where(step.write)} <- {', '.join(map(where, step.reads))}"
@@ -138,7 +139,7 @@ def make_plan(graph: Graph, profile: Profile, sizes: Mapping[str, int]) -> Plan:
         profile=profile,
         sizes=dict(sizes),
         values=tuple(
-            PlannedValue(value.shape, value.dtype, value.place, offset.get(i), value.variable, value.leaf)
+            PlannedValue(value.shape, value.dtype, value.place, offset.get(i), value.variable, value.constant)
             for i, value in enumerate(draft.values)
         ),
         steps=tuple(_planned(draft, draft.steps[index]) for index in order),
@@ -147,6 +148,7 @@ def make_plan(graph: Graph, profile: Profile, sizes: Mapping[str, int]) -> Plan:
             for where, (interval, values) in zip(found, buffers, strict=True)
         ),
         outputs=dict(draft.outputs),
+        updates={variable: draft.steps[chain[-1]].write for variable, chain in draft.chains.items()},
     )
     verify(plan)
     return plan

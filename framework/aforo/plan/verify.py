@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import Error
-from ..graph import PRIMITIVES
+from ..graph import PRIMITIVES, Variable
 from ..specs import DTYPES, Layout, at
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ def verify(plan: Plan, sizes: Mapping[str, int] | None = None) -> None:
     """Raise an Error that names the step and the values if running the plan at these sizes could read a wrong byte."""
     sizes = plan.sizes if sizes is None else sizes
     arena = _Memory()
-    own: dict[int, _Memory] = {}
+    own: dict[Any, _Memory] = {}
+    before: dict[Any, int] = {}  # what variables and constants hold when the program starts
     spans: dict[tuple[int, str], tuple[int, int]] = {}
 
     def locate(operand: Operand) -> tuple[_Memory, int, int]:
@@ -78,7 +79,7 @@ def verify(plan: Plan, sizes: Mapping[str, int] | None = None) -> None:
         start, end = spans[key]
         if value.offset is not None:
             return arena, value.offset + start, value.offset + end
-        home = id(value.variable if value.variable is not None else value.leaf)
+        home: Any = value.variable if value.variable is not None else value.constant
         return own.setdefault(home, _Memory()), start, end
 
     def fault(step: int, what: str) -> Error:
@@ -93,12 +94,16 @@ def verify(plan: Plan, sizes: Mapping[str, int] | None = None) -> None:
 
     written = {step.write.value for step in plan.steps} | {operand.value for step in plan.steps for operand in step.scratch}
     for index, value in enumerate(plan.values):
-        if value.offset is None and index not in written:  # what variables and constants hold before the program
+        if value.offset is None and index not in written:
+            home = value.variable if value.variable is not None else value.constant
+            if home in before:
+                raise fault(0, f"needs value {index} of {home}, which nothing writes")
+            before[home] = index
             operand = _whole(plan, index)
             memory, start, end = locate(operand)
             memory.write(start, end, index)
-        elif value.offset is not None and value.offset % plan.profile.alignment:
-            raise fault(0, f"uses value {index}, which is not aligned")
+        elif value.offset is not None and (value.offset < 0 or value.offset % plan.profile.alignment):
+            raise fault(0, f"uses value {index} at offset {value.offset}, which is not an aligned place in the arena")
 
     for number, step in enumerate(plan.steps):
         looks = [read(operand, number) for operand in step.reads]
@@ -121,6 +126,11 @@ def verify(plan: Plan, sizes: Mapping[str, int] | None = None) -> None:
         target[0].write(target[1], target[2], step.write.value)
     for operand in plan.outputs.values():
         read(operand, len(plan.steps) - 1)
+    for home, index in before.items():  # what is not updated keeps its value; what is, has its new one
+        final = plan.updates.get(home, index) if isinstance(home, Variable) else index
+        read(_whole(plan, final), len(plan.steps) - 1)
+    for index in plan.updates.values():
+        read(_whole(plan, index), len(plan.steps) - 1)
 
 
 def _whole(plan: Plan, index: int) -> Operand:
