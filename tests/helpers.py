@@ -92,6 +92,25 @@ def _scattered(g: Array, indices: Array, rows: int) -> Array:
     return out
 
 
+def _philox(counter: Sequence[int], key: Sequence[int]) -> list[int]:
+    """Philox4x64-10, from the paper (Salmon et al., 2011, section 4.3), in Python's whole numbers."""
+    word = (1 << 64) - 1
+    c, k = list(counter), list(key)
+    for _ in range(10):
+        high0, low0 = divmod(0xD2E7470EE14C6C93 * c[0], 1 << 64)
+        high1, low1 = divmod(0xCA5A826395121157 * c[2], 1 << 64)
+        c = [high1 ^ c[1] ^ k[0], low1, high0 ^ c[3] ^ k[1], low0]
+        k = [(k[0] + 0x9E3779B97F4A7C15) & word, (k[1] + 0xBB67AE8584CAA73B) & word]
+    return c
+
+
+def _uniform(step: Array, rows: int, columns: int, key: tuple[int, int]) -> Array:
+    """Eight numbers of 24 bits from each block; NumPy raises the counter before it draws."""
+    words = [w for i in range(rows * columns // 8) for w in _philox((i + 1, int(step), 0, 0), key)]
+    halves = np.array(words, np.uint64).view(np.uint32)  # the low half first
+    return ((halves >> 8) * 2.0**-24).reshape(rows, columns)
+
+
 _TWINS: dict[str, Callable[..., Any]] = {
     "logistic": lambda x: 1.0 / (1.0 + np.exp(-x)),
     "softplus": lambda x: np.log1p(np.exp(x)),
@@ -111,6 +130,8 @@ _TWINS: dict[str, Callable[..., Any]] = {
     "scatter_add": _scattered,
     "sum": lambda x, axes: x.sum(axes),
     "amax": lambda x, axes: x.max(axes),
+    "argmax": lambda x: x.argmax(-1),
+    "uniform": _uniform,
 }
 
 

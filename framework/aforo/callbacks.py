@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from .errors import InvalidState, explain, unknown_name
+
 if TYPE_CHECKING:
     from .model import Model
 
@@ -38,22 +40,36 @@ class LambdaCallback(Callback):
     def __init__(self, **functions: Callable[..., Any]) -> None:
         for name, function in functions.items():
             if not name.startswith("on_") or not hasattr(Callback, name):
-                from .errors import unknown_name
-
                 raise unknown_name("callback method", name, [m for m in vars(Callback) if m.startswith("on_")])
             setattr(self, name, function)
 
 
 class LazyLogs(Mapping[str, float]):
-    """The means of an epoch so far. Nothing is read from the device until a value is asked for."""
+    """The means of an epoch so far. Nothing is read from the device until a value is asked for.
+
+    They are those of one batch: once the next one runs, only what was read before is left.
+    """
 
     def __init__(self, names: list[str], read: Callable[[], dict[str, float]]) -> None:
         self._names = names
-        self._read = read
+        self._read: Callable[[], dict[str, float]] | None = read
         self._values: dict[str, float] | None = None
+
+    def close(self) -> None:
+        """The next batch is about to run."""
+        self._read = None
 
     def __getitem__(self, name: str) -> float:
         if self._values is None:
+            if self._read is None:
+                raise InvalidState(
+                    explain(
+                        "these batch logs were not read before the next batch ran.",
+                        expected="logs read inside on_train_batch_end",
+                        received=f"logs[{name!r}] afterwards",
+                        fix="kept.append(dict(logs))",
+                    )
+                )
             self._values = self._read()
         return self._values[name]
 
@@ -64,4 +80,4 @@ class LazyLogs(Mapping[str, float]):
         return len(self._names)
 
     def __repr__(self) -> str:
-        return repr(dict(self))
+        return repr(dict(self)) if self._values is not None or self._read is not None else "<batch logs that were not read>"

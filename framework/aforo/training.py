@@ -327,17 +327,18 @@ def _train(
                     lazy = LazyLogs(list(model.totals), lambda rows=stop: _means(model, rows))  # type: ignore[misc]
                     for function in after_batch:
                         function(number, lazy)
-                if before_batch and stop < batches.rows:
-                    for function in before_batch:
-                        function(number + 1, {})
+                    lazy.close()
                 if model.stop_training:
                     break
+                if stop < batches.rows:
+                    for function in before_batch:
+                        function(number + 1, {})
             logs = _means(model, done)
             if validation is not None:
                 logs |= _evaluated(model, validation, batch_size, "val_")
             report.end(epoch, logs, perf_counter() - started)
             history.record(epoch, logs)
-            model.epochs_trained += 1
+            model.epochs_trained += done == batches.rows  # whole epochs only
             call("on_epoch_end", epoch, dict(logs))
             if model.stop_training:
                 break

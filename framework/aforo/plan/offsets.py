@@ -9,9 +9,12 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import exp
 
 _TRIES = 500
-_WORK = 1_000_000  # placements looked at by the local search
+_RESTARTS = 4
+_WORK = 3_000_000  # placements looked at in one restart of the search
+_HEAT, _COOLING = 0.02, 0.99  # of the search: in parts of the bound, and a factor for each try
 _SPAN = 64  # buffers for each span of time
 
 
@@ -104,29 +107,34 @@ def _first_fit(buffers: Sequence[Interval], order: Sequence[int]) -> list[int]:
     return offsets
 
 
-def _search(buffers: Sequence[Interval], order: list[int], offsets: list[int], peak: int, bound: int) -> list[int]:
-    """Move a buffer that reaches above the bound to an earlier turn, else swap two; keep what is no worse."""
+def _search(buffers: Sequence[Interval], order: Sequence[int], offsets: list[int], peak: int, bound: int) -> list[int]:
+    """Simulated annealing over the order of placement (Kirkpatrick et al., 1983), until the bound is met or the tries are used.
+
+    A move takes one buffer to another turn, or swaps two. A worse peak is accepted less and less often; each restart begins
+    again from the best order of all.
+    """
     from random import Random  # most plans need no search
 
     random = Random(0)
-
-    def above(offsets: Sequence[int]) -> list[int]:
-        return [i for i, b in enumerate(buffers) if offsets[i] + b.nbytes > bound]
-
-    best = offsets
-    high = above(offsets)
-    for _ in range(min(_TRIES, _WORK // max(1, len(buffers)) ** 2)):
-        if not high:
-            break
-        candidate = list(order)
-        turn = candidate.index(random.choice(high))
-        if turn:
-            candidate.insert(random.randrange(turn), candidate.pop(turn))
-        else:
-            i, j = random.randrange(len(order)), random.randrange(len(order))
-            candidate[i], candidate[j] = candidate[j], candidate[i]
-        tried = _first_fit(buffers, candidate)
-        tried_peak, tried_high = _peak(buffers, tried), above(tried)
-        if (tried_peak, len(tried_high)) <= (peak, len(high)):
-            order, best, peak, high = candidate, tried, tried_peak, tried_high
+    n = len(buffers)
+    best, best_peak, best_order = offsets, peak, list(order)
+    for _ in range(_RESTARTS):
+        now, now_peak = list(best_order), best_peak
+        temperature = _HEAT * bound
+        for _ in range(min(_TRIES, _WORK // n**2)):
+            candidate = list(now)
+            i, j = random.randrange(n), random.randrange(n)
+            if random.random() < 0.5:
+                candidate[i], candidate[j] = candidate[j], candidate[i]
+            else:
+                candidate.insert(j, candidate.pop(i))
+            tried = _first_fit(buffers, candidate)
+            tried_peak = _peak(buffers, tried)
+            if tried_peak <= now_peak or random.random() < exp((now_peak - tried_peak) / temperature):
+                now, now_peak = candidate, tried_peak
+                if now_peak < best_peak:
+                    best, best_peak, best_order = tried, now_peak, list(now)
+                    if best_peak == bound:
+                        return best
+            temperature *= _COOLING
     return best
