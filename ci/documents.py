@@ -28,12 +28,13 @@ def commands() -> list[str]:
     return [line for block in blocks("bash") for line in block.splitlines() if ".venv/bin/" in line]
 
 
-def run(name: str, source: str) -> bool:
+def run(name: str, source: str | Path) -> bool:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "framework"), str(ROOT / "backends")])}
     started = perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        script = Path(folder) / "script.py"
-        script.write_text(source, encoding="utf-8")
+        script = source if isinstance(source, Path) else Path(folder) / "script.py"
+        if isinstance(source, str):
+            script.write_text(source, encoding="utf-8")
         done = subprocess.run(
             [sys.executable, "-W", "error", str(script)], cwd=folder, env=environment, capture_output=True, text=True
         )
@@ -50,10 +51,8 @@ def main() -> int:
     if options.command:
         print(commands()[options.command - 1])
         return 0
-    sources = [(f"README block {i}", block) for i, block in enumerate(blocks("python"), 1)]
-    sources += [
-        (str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")) for path in sorted((ROOT / "examples").glob("*.py"))
-    ]
+    sources: list[tuple[str, str | Path]] = [(f"README block {i}", block) for i, block in enumerate(blocks("python"), 1)]
+    sources += [(str(path.relative_to(ROOT)), path) for path in sorted((ROOT / "examples").glob("*.py"))]
     return 0 if all([run(name, source) for name, source in sources]) and sources else 1
 
 

@@ -1,4 +1,7 @@
-"""Small, real data sets, shipped with the package. Sources and licences: data/SOURCES.md beside this file."""
+"""Data: small, real sets that are shipped with the package, and tables in text files.
+
+Sources and licences of what is shipped: data/SOURCES.md beside this file.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["load_diabetes", "load_digits"]
+from .table import load_csv
+
+__all__ = ["load_csv", "load_diabetes", "load_digits"]
 
 Array = np.ndarray[Any, Any]
 

@@ -1,0 +1,159 @@
+"""Tables in text files."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from os import PathLike, fspath
+from typing import Any
+
+import numpy as np
+
+from ..errors import InvalidType, InvalidValue, explain, unknown_name
+
+Array = np.ndarray[Any, Any]
+_MISSING = {"", "na", "n/a", "nan", "null", "none", "?"}
+
+
+def load_csv(
+    path: str | PathLike[str],
+    targets: str | Sequence[str],
+    one_hot: bool = False,
+    *,
+    columns: Sequence[str] | None = None,
+    missing: str = "error",
+    delimiter: str | None = None,
+    decimal: str = ".",
+    encoding: str = "utf-8-sig",
+) -> tuple[Array, Array]:
+    """x (n, d) and y (n, k), both float32, from a table with a line of column names.
+
+    targets: the column or columns to predict; all others are x, unless `columns` names those. Columns of text become one
+    column of 0 and 1 for each of their values, in alphabetical order, with `one_hot=True`; without it a single target of
+    text becomes class numbers, (n,) int64, and text in x is refused. `one_hot` also maps a single target of whole numbers.
+    missing: "error", "drop" the row, or "mean" of the column for numbers. delimiter: found in the first line unless given.
+    """
+    names, lines = _read(path, delimiter, encoding)
+    wanted = [targets] if isinstance(targets, str) else list(targets)
+    features = [name for name in names if name not in wanted] if columns is None else list(columns)
+    for name in [*wanted, *features]:
+        if name not in names:
+            raise unknown_name("column", name, names)
+    if not wanted or not features:
+        raise InvalidValue(explain("a table needs columns for x and for y.", received=", ".join(names), fix='targets=["N1"]'))
+    if missing not in ("error", "drop", "mean"):
+        raise unknown_name("way to treat missing values", missing, ("error", "drop", "mean"))
+
+    used = {name: names.index(name) for name in [*features, *wanted]}
+    if missing == "drop":
+        lines = [line for line in lines if not any(_is_missing(line[1][i]) for i in used.values())]
+        if not lines:
+            raise InvalidValue(explain(f"every row of {fspath(path)} lacks a value.", fix='missing="mean"'))
+    read = {name: _column(name, [(number, cells[i]) for number, cells in lines], missing, decimal) for name, i in used.items()}
+
+    text = [name for name in features if read[name].dtype.kind == "U"]
+    if text and not one_hot:
+        number, cells = lines[0]
+        raise InvalidType(
+            explain(
+                f"column {text[0]!r} holds text.",
+                expected="numbers",
+                received=f"{cells[used[text[0]]]!r} in line {number}",
+                fix="load_csv(…, one_hot=True) makes a column of 0 and 1 for each value",
+            )
+        )
+    x = np.concatenate([_encoded(read[name]) for name in features], axis=1)
+    if len(wanted) == 1:
+        (target,) = (read[name] for name in wanted)
+        if target.dtype.kind == "U" and not one_hot:
+            return x, np.unique(target, return_inverse=True)[1].astype(np.int64)
+        if one_hot:
+            return x, _one_hot(target)
+    return x, np.concatenate([_encoded(read[name]) for name in wanted], axis=1)
+
+
+def _read(path: str | PathLike[str], delimiter: str | None, encoding: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The column names, and every row with its line number."""
+    with open(path, newline="", encoding=encoding) as file:
+        first = file.readline()
+        if delimiter is None:
+            delimiter = max(",;\t|", key=first.count)
+        names = [name.strip() for name in next(csv.reader([first], delimiter=delimiter), [])]
+        reader = csv.reader(file, delimiter=delimiter)
+        lines = [(reader.line_num + 1, [cell.strip() for cell in row]) for row in reader if any(cell.strip() for cell in row)]
+    if not names or not any(names):
+        raise InvalidValue(explain(f"{fspath(path)} has no line of column names.", expected="e.g. study,age,mark"))
+    repeated = [name for name in names if names.count(name) > 1]
+    if repeated:
+        raise InvalidValue(explain(f"two columns of {fspath(path)} are named {repeated[0]!r}."))
+    for number, cells in lines:
+        if len(cells) != len(names):
+            raise InvalidValue(
+                explain(
+                    f"line {number} of {fspath(path)} does not fit the table.",
+                    expected=f"{len(names)} values: {', '.join(names)}",
+                    received=f"{len(cells)}: {', '.join(cells)}",
+                    fix=f"quote values that hold a {delimiter!r}",
+                )
+            )
+    if not lines:
+        raise InvalidValue(explain(f"{fspath(path)} holds no rows.", expected="rows below the line of column names"))
+    return names, lines
+
+
+def _is_missing(cell: str) -> bool:
+    return cell.lower() in _MISSING
+
+
+def _column(name: str, cells: Sequence[tuple[int, str]], missing: str, decimal: str) -> Array:
+    """A column as float64, or as text if none of its values is a number."""
+    numbers: list[float] = []
+    wrong: list[tuple[int, str]] = []
+    for number, cell in cells:
+        if _is_missing(cell):
+            if missing == "error":
+                raise InvalidValue(
+                    explain(
+                        f"column {name!r} lacks a value in line {number}.",
+                        expected="a value in every row",
+                        received=repr(cell),
+                        fix='load_csv(…, missing="drop") leaves such rows out, missing="mean" fills them in',
+                    )
+                )
+            numbers.append(np.nan)
+            continue
+        try:
+            numbers.append(float(cell if decimal == "." else cell.replace(decimal, ".")))
+        except ValueError:
+            wrong.append((number, cell))
+            numbers.append(np.nan)
+    known = sum(not _is_missing(cell) for _, cell in cells)
+    if wrong and len(wrong) < known:
+        raise InvalidValue(
+            explain(
+                f"column {name!r} holds numbers, but not in line {wrong[0][0]}.",
+                expected="a number",
+                received=repr(wrong[0][1]),
+                fix='decimal="," if that is how the file writes fractions; or correct the line',
+            )
+        )
+    if wrong:
+        if known < len(cells):
+            raise InvalidValue(
+                explain(f"column {name!r} holds text, and lacks some values.", expected="text in every row", fix='missing="drop"')
+            )
+        return np.array([cell for _, cell in cells])
+    values = np.array(numbers)
+    if not known:
+        raise InvalidValue(explain(f"column {name!r} is empty.", fix=f"leave {name!r} out with columns=[…]"))
+    return np.where(np.isnan(values), np.nanmean(values), values)
+
+
+def _one_hot(values: Array) -> Array:
+    kinds, which = np.unique(values, return_inverse=True)
+    return np.eye(len(kinds), dtype=np.float32)[which]
+
+
+def _encoded(values: Array) -> Array:
+    """Numbers as one column, text as one for each of its values."""
+    return _one_hot(values) if values.dtype.kind == "U" else values.astype(np.float32)[:, None]
