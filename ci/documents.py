@@ -53,7 +53,8 @@ def main() -> int:
         return 0
     sources: list[tuple[str, str | Path]] = [(f"README block {i}", block) for i, block in enumerate(blocks("python"), 1)]
     sources += [(str(path.relative_to(ROOT)), path) for path in sorted((ROOT / "examples").glob("*.py"))]
-    return 0 if all([run(name, source) for name, source in sources]) and sources else 1
+    passed = [run(name, source) for name, source in sources]
+    return 0 if passed and all(passed) else 1
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def lacking(table: Mapping[str, Primitive]) -> list[str]:
 
 
 def _differentiable(sample: Sample) -> bool:
-    return sample.dtypes is None or sample.dtypes[0] in ("float", *FLOATS)
+    return sample.dtypes is None or any(dtype in ("float", *FLOATS) for dtype in sample.dtypes)
 
 
 def test_every_record_has_samples_and_a_gradient_or_a_reason() -> None:

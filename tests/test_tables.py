@@ -36,7 +36,7 @@ def test_columns_come_in_the_order_asked_for(table):
 
 def test_text_targets_become_class_numbers_or_one_hot_rows(table):
     path = table("a,kind\n1,oak\n2,ash\n3,oak\n")
-    x, y = load(path, targets="kind")
+    _, y = load(path, targets="kind")
     assert (y.dtype, y.tolist()) == (np.int64, [1, 0, 1])
     assert load(path, targets="kind", one_hot=True)[1].tolist() == [[0, 1], [1, 0], [0, 1]]
 

@@ -192,6 +192,17 @@ def _pad(instruction: Instruction, inputs: Sequence[Array], output: Array) -> Ca
     return run
 
 
+def _where(instruction: Instruction, inputs: Sequence[Array], output: Array) -> Call:
+    # np.where would allocate.
+    mask, a, b = inputs
+
+    def run() -> None:
+        np.copyto(output, b)
+        np.copyto(output, a, where=mask)
+
+    return run
+
+
 def _gather(instruction: Instruction, inputs: Sequence[Array], output: Array) -> Call:
     x, rows = inputs
     return partial(np.take, x, rows, axis=0, out=output, mode="clip")
@@ -268,6 +279,7 @@ def _erf(instruction: Instruction, inputs: Sequence[Array], output: Array, scrat
 
 
 _KERNELS: dict[str, Callable[..., Call]] = {
+    "where": _where,
     "gather": _gather,
     "scatter_add": _scatter_add,
     "uniform": _uniform,

@@ -5,7 +5,8 @@ Every error Aforo raises is an `Error`, and also the built-in exception a Python
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class Error(Exception):
@@ -36,11 +37,28 @@ def explain(happened: str, *, expected: object = None, received: object = None, 
     return "\n".join(lines)
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str], *, fix: str | None = None) -> InvalidValue:
-    """The error for a name that is not known, with the nearest known one."""
+@contextmanager
+def located(kind: str, name: str) -> Iterator[None]:
+    """Errors raised inside begin with where that is, unless they name it already."""
+    try:
+        yield
+    except Error as error:
+        text = str(error)
+        if f"{name}'" not in text:
+            error.args = (f"{kind} {name!r}: {text}",)
+        raise
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is spelled most like this one."""
     from difflib import get_close_matches  # only an error needs it
 
+    return next(iter(get_close_matches(name.lower(), list(known), n=1, cutoff=0.5)), None)
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str], *, fix: str | None = None) -> InvalidValue:
+    """The error for a name that is not known, with the nearest known one."""
     known = sorted(known)
-    near = get_close_matches(name.lower(), known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else None
+    near = nearest(name, known)
+    hint = f"did you mean {near!r}?" if near else None
     return InvalidValue(explain(f"there is no {kind} named {name!r}.", expected="one of " + ", ".join(known), fix=hint or fix))

@@ -95,7 +95,7 @@ class Dim:
     def at(self, sizes: Mapping[str, int]) -> int:
         return sum(n * prod(sizes[symbol] for symbol in symbols) for symbols, n in self.terms.items())
 
-    def _no_value(self, *_: object) -> NoReturn:
+    def no_value(self, *_: object) -> NoReturn:
         raise InvalidValue(
             explain(
                 f"the size of a symbolic axis ({self}) has no value while a graph is built: one graph serves every size.",
@@ -105,8 +105,8 @@ class Dim:
             )
         )
 
-    __int__ = __index__ = __bool__ = __float__ = _no_value
-    __lt__ = __le__ = __gt__ = __ge__ = __truediv__ = __rtruediv__ = __mod__ = __rmod__ = _no_value
+    __int__ = __index__ = __bool__ = __float__ = no_value
+    __lt__ = __le__ = __gt__ = __ge__ = __truediv__ = __rtruediv__ = __mod__ = __rmod__ = no_value
 
     def __repr__(self) -> str:
         def term(symbols: tuple[str, ...], n: int) -> str:
@@ -188,16 +188,16 @@ def as_dtype(dtype: Any) -> str:
 
 def as_shape(shape: Any, what: str) -> Shape:
     """A shape given as a sequence of positive whole numbers."""
-    if isinstance(shape, int):
-        shape = (shape,)
-    sizes = tuple(shape)
-    for size in sizes:
-        if isinstance(size, Dim):
-            continue
-        if isinstance(size, bool) or not hasattr(size, "__index__"):
-            raise InvalidType(explain(f"{what} must hold whole numbers.", expected="e.g. [3]", received=shape))
-        if size < 1:
-            raise InvalidValue(explain(f"{what} must hold positive numbers.", expected="sizes of 1 or more", received=shape))
+    sizes = tuple(shape) if hasattr(shape, "__iter__") else (shape,)
+    whole = [isinstance(size, Dim) or (hasattr(size, "__index__") and not isinstance(size, bool)) for size in sizes]
+    good = [size for size, is_whole in zip(sizes, whole, strict=True) if is_whole and (isinstance(size, Dim) or size > 0)]
+    fix = (f"{what}=" if what.isidentifier() else "") + repr(good or [3])
+    if not all(whole):
+        raise InvalidType(explain(f"{what} must hold whole numbers.", expected="e.g. [3]", received=repr(shape), fix=fix))
+    if len(good) < len(sizes):
+        raise InvalidValue(
+            explain(f"{what} must hold positive numbers.", expected="sizes of 1 or more", received=shape, fix=fix)
+        )
     return tuple(size if isinstance(size, Dim) else int(size) for size in sizes)
 
 

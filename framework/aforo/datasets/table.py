@@ -140,7 +140,7 @@ def _column(name: str, cells: Sequence[tuple[int, str]], missing: str, decimal: 
     if wrong:
         if known < len(cells):
             raise InvalidValue(
-                explain(f"column {name!r} holds text, and lacks some values.", expected="text in every row", fix='missing="drop"')
+                explain(f"column {name!r} holds text, and lacks some values.", expected="no gaps", fix='missing="drop"')
             )
         return np.array([cell for _, cell in cells])
     values = np.array(numbers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -102,6 +102,7 @@ class Operations(Protocol):
     def transpose(self, x: Tensor, axes: Sequence[int] | None = None) -> Tensor: ...
     def sum(self, x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor: ...
     def mean(self, x: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor: ...
+    def names(self) -> Collection[str]: ...
 
 
 class Evaluation(Protocol):
@@ -125,7 +126,6 @@ class Tensor:
     )  # fmt: skip
     operations: ClassVar[Operations]
     evaluation: ClassVar[Evaluation]
-    __array_ufunc__ = None  # NumPy arrays leave operators with a tensor to the tensor
 
     def __init__(
         self,
@@ -278,6 +278,34 @@ class Tensor:
         array = self.numpy()
         return array if dtype is None else array.astype(dtype)
 
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        """Operators between an array and a tensor are the tensor's; what else NumPy computes, it computes from numbers."""
+        name = ufunc.__name__ if method == "__call__" else f"{ufunc.__name__}.{method}"
+        if not options:
+            if name in ("add", "subtract", "multiply", "divide", "greater", "greater_equal"):
+                return self.operations.binary(name, *inputs)
+            if name in ("less", "less_equal"):
+                return self.operations.binary(name.replace("less", "greater"), *reversed(inputs))
+            if name in ("matmul", "power"):
+                return getattr(self.operations, name)(*inputs)
+        return self._in_numpy(name, getattr(ufunc, method), inputs, options)
+
+    def __array_function__(self, function: Any, types: Any, inputs: Any, options: Any) -> Any:
+        return self._in_numpy(function.__name__, function, inputs, options)
+
+    def _in_numpy(self, name: str, function: Callable[..., Any], inputs: Any, options: Any) -> Any:
+        if not self.symbolic and not current_layer():
+            return function(*_numbers(inputs), **_numbers(options))
+        known = name in self.operations.names()
+        raise InvalidType(
+            explain(
+                f"{name!r} is a NumPy function: it needs numbers, which a tensor in a forward has not, and cannot be differentiated.",
+                expected="operators and af.ops functions",
+                received=f"np.{name} of {self!r}",
+                fix=f"af.ops.{name}" if known else "compose it from operators and af.ops functions",
+            )
+        )
+
     def no_value(self) -> NoReturn:
         raise InvalidType(
             explain(
@@ -293,6 +321,15 @@ class Tensor:
 
     def __repr__(self) -> str:
         return f"<Tensor {self.op} {written(self.shape)} {self.dtype}>"
+
+
+def _numbers(value: Any) -> Any:
+    """Arrays in place of the tensors in an argument of a NumPy function."""
+    if isinstance(value, dict):
+        return {key: _numbers(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_numbers, value))
+    return value.__array__() if isinstance(value, Tensor) else value
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,22 @@ from . import matmul as _matmul
 from . import random as random
 from . import reduce as _reduce
 from . import shape as _shape
-from .composed import elu, gelu, leaky_relu, log_softmax, one_hot, relu, silu, softmax
+from .composed import (
+    clip,
+    elu,
+    expand_dims,
+    gelu,
+    leaky_relu,
+    log_softmax,
+    one_hot,
+    relu,
+    silu,
+    softmax,
+    squeeze,
+    stack,
+    std,
+    var,
+)
 from .elementwise import (
     absolute,
     add,
@@ -43,6 +58,7 @@ from .index import gather
 from .leaves import iota
 from .matmul import matmul
 from .reduce import argmax, max, mean, min, sum
+from .select import logical_not, where
 from .shape import broadcast_to, concatenate, reshape, stop_gradient, transpose
 
 abs = absolute
@@ -58,14 +74,16 @@ class _Operations:
     transpose = staticmethod(_shape.transpose)
     sum = staticmethod(_reduce.sum)
     mean = staticmethod(_reduce.mean)
+    names = staticmethod(lambda: __all__)
 
 
 Tensor.operations = _Operations()
 
 __all__ = [
-    "abs", "absolute", "add", "argmax", "broadcast_to", "cast", "concatenate", "cos", "divide", "elu", "equal", "erf",
-    "exp", "floor", "gather", "gelu", "greater", "greater_equal", "iota", "leaky_relu", "log", "log_softmax", "matmul",
-    "max", "maximum", "mean", "min", "minimum", "multiply", "negative", "one_hot", "power", "reciprocal", "relu",
-    "reshape", "sigmoid", "sign", "silu", "sin", "softmax", "softplus", "sqrt", "square", "stop_gradient", "subtract",
-    "sum", "tan", "tanh", "transpose",
+    "abs", "absolute", "add", "argmax", "broadcast_to", "cast", "clip", "concatenate", "cos", "divide", "elu", "equal",
+    "erf", "exp", "expand_dims", "floor", "gather", "gelu", "greater", "greater_equal", "iota", "leaky_relu", "log",
+    "log_softmax", "logical_not", "matmul", "max", "maximum", "mean", "min", "minimum", "multiply", "negative",
+    "one_hot", "power", "reciprocal", "relu", "reshape", "sigmoid", "sign", "silu", "sin", "softmax", "softplus",
+    "sqrt", "square", "squeeze", "stack", "std", "stop_gradient", "subtract", "sum", "tan", "tanh", "transpose", "var",
+    "where",
 ]  # fmt: skip

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, TypeVar
 
 from ..graph import Spelling, Tensor
 from ..specs import Size
-from .elementwise import as_tensor, cast, equal, erf, exp, guard, log, maximum, minimum, sigmoid
+from .elementwise import as_tensor, cast, equal, erf, exp, guard, log, maximum, minimum, sigmoid, sqrt, square
 from .leaves import iota
-from .reduce import max, sum
-from .shape import reshape, stop_gradient
+from .reduce import Axes, max, mean, sum
+from .shape import as_axis, concatenate, reshape, stop_gradient
 
 F = TypeVar("F", bound=Callable[..., Tensor])
 
@@ -82,6 +82,41 @@ def gelu(x: Tensor) -> Tensor:
 def silu(x: Tensor) -> Tensor:
     """x σ(x)."""
     return x * sigmoid(x)
+
+
+def clip(x: Any, low: float, high: float) -> Tensor:
+    """x within low and high, elementwise. Derivative 0 where it is cut."""
+    return maximum(minimum(as_tensor(x), high), low)
+
+
+def var(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
+    """The variance (divided by n) over one axis, several, or all of them."""
+    x = as_tensor(x)
+    return mean(square(x - mean(x, axis, keepdims=True)), axis, keepdims)
+
+
+def std(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
+    """The standard deviation (divided by n) over one axis, several, or all of them."""
+    return sqrt(var(x, axis, keepdims))
+
+
+def expand_dims(x: Any, axis: int) -> Tensor:
+    """x with an axis of size 1 put in at this place."""
+    x = as_tensor(x)
+    place = axis + x.ndim + 1 if axis < 0 else axis
+    return reshape(x, (*x.shape[:place], 1, *x.shape[place:]))
+
+
+def squeeze(x: Any, axis: int) -> Tensor:
+    """x without this axis of size 1."""
+    x = as_tensor(x)
+    place = as_axis(x, axis)
+    return reshape(x, (*x.shape[:place], *x.shape[place + 1 :]))
+
+
+def stack(tensors: Sequence[Any], axis: int = 0) -> Tensor:
+    """Tensors of one shape, side by side along a new axis."""
+    return concatenate([expand_dims(x, axis) for x in tensors], axis)
 
 
 def one_hot(labels: Tensor, classes: Size) -> Tensor:

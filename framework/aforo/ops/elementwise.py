@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import InvalidType, InvalidValue, explain
 from ..graph import Sample, Tensor, apply, constant, current_layer, primitive
 from ..graph.primitive import Gradient, Spec
-from ..specs import FLOATS, Shape, as_dtype, written
+from ..specs import FLOATS, Dim, Shape, as_dtype, written
 from .shape import broadcast_to
 
 _TWO_OVER_ROOT_PI = 2.0 / sqrt_of(pi)
@@ -290,6 +290,8 @@ def as_tensor(x: Any, dtype: str | None = None) -> Tensor:
         return constant(x, dtype or "float32")
     if isinstance(x, np.generic):
         return constant(x.item(), dtype or "float32")
+    if isinstance(x, Dim):
+        x.no_value()
     try:
         array = np.asarray(x)
     except ValueError:
@@ -312,7 +314,7 @@ def as_tensor(x: Any, dtype: str | None = None) -> Tensor:
 _PROMOTION = ("bool", "int32", "int64", "float32", "float64")
 
 
-def _promoted(name: str, a: Any, b: Any) -> tuple[Tensor, Tensor]:
+def promoted(name: str, a: Any, b: Any) -> tuple[Tensor, Tensor]:
     """Both as tensors of one dtype; a number takes the dtype of the tensor it meets."""
     a = as_tensor(a, b.dtype if isinstance(b, Tensor) else None)
     b = as_tensor(b, a.dtype)
@@ -353,7 +355,7 @@ def scalar_source(x: Tensor) -> Tensor | None:
 
 def binary(name: str, a: Any, b: Any) -> Tensor:
     """One of the binary primitives on anything that can be a tensor, broadcast. Numbers are folded, 1· and 0+ dropped."""
-    return _combined(name, *_promoted(name, a, b))
+    return _combined(name, *promoted(name, a, b))
 
 
 def _combined(name: str, a: Tensor, b: Tensor) -> Tensor:

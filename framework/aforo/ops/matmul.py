@@ -27,6 +27,7 @@ def _spec(a: Tensor, b: Tensor) -> Spec:
                 f"these shapes do not meet in a matrix product{where_it_happened()}.",
                 expected="the last axis of the left equal to the first of the right: (b, n) @ (n, m)",
                 received=f"{written(a.shape)} @ {written(b.shape)}: {a.shape[-1]} meets {b.shape[-2]}",
+                fix="a @ b.T" if a.shape[-1] == b.shape[-1] else "self.add_weight([input_shape[-1], units]) follows the data",
             )
         )
     return (*a.shape[:-1], b.shape[-1]), a.dtype

@@ -11,7 +11,7 @@ import numpy as np
 from aforo_backends.contract import Profile
 
 from ..graph import PRIMITIVES, Graph, Place, Tensor, Variable, rebuilt
-from ..specs import DTYPES, FLOATS, Layout, Shape, Size, at, count
+from ..specs import FLOATS, Layout, Shape, Size, at, count
 
 LEAVES = ("constant", "iota", "ones")
 
@@ -74,10 +74,6 @@ class Value:
     @property
     def in_arena(self) -> bool:
         return self.variable is None and self.constant is None
-
-    @property
-    def nbytes(self) -> Size:
-        return DTYPES[self.dtype] * count(self.shape)
 
 
 @dataclass

@@ -11,7 +11,7 @@ from aforo_backends.contract import Profile, round_up
 
 from ..collector import uncollected
 from ..graph import PRIMITIVES, Graph, Place, Variable
-from ..specs import Layout, Shape, Size, at, count, value_bytes
+from ..specs import Layout, Shape, Size, count, value_bytes
 from . import offsets
 from .lower import Constant, Draft, Operand, Step, for_backend, lower
 from .order import by_creation, by_release, settle
@@ -125,9 +125,13 @@ def make_plan(graph: Graph, profile: Profile, sizes: Mapping[str, int]) -> Plan:
     draft = lower(for_backend(graph, profile))
     before = settle(draft)
 
+    known: dict[tuple[Shape, str], int] = {}
+
     def nbytes(value: int) -> int:
-        size: int = at(draft.values[value].nbytes, sizes)
-        return round_up(size, profile.alignment)
+        shape, dtype = draft.values[value].shape, draft.values[value].dtype
+        if (shape, dtype) not in known:
+            known[shape, dtype] = round_up(value_bytes(shape, dtype, sizes), profile.alignment)
+        return known[shape, dtype]
 
     orders = [by_release(draft, before, nbytes), by_creation(draft, before)]
     shared = [(_share(draft, order, nbytes), order) for order in orders]
@@ -205,12 +209,12 @@ def _share(draft: Draft, order: list[int], nbytes: Any) -> list[tuple[offsets.In
 
 def _takes_over(draft: Draft, step: Step, position: int, last: list[int], now: int) -> bool:
     read = step.reads[position]
+    if last[read.value] != now or position not in PRIMITIVES[step.op].overwrites:
+        return False
     value, out = draft.values[read.value], draft.values[step.write]
     dense = Layout.dense(out.shape)
     return (
-        position in PRIMITIVES[step.op].overwrites
-        and value.in_arena
-        and last[read.value] == now
+        value.in_arena
         and value.dtype == out.dtype
         and count(value.shape) == count(out.shape)
         and all(other.layout == dense for other in step.reads if other.value == read.value)
