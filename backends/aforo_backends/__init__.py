@@ -13,7 +13,7 @@ from .contract import Backend, Profile
 
 GROUP = "aforo.backends"
 # Known without reading package metadata, which takes longer than importing NumPy.
-_BUILT_IN = {"cpu": "aforo_backends.numpy"}
+_BUILT_IN = {"cpu": "aforo_backends.numpy", "simulated": "aforo_backends.simulated"}
 _created: dict[str, Backend] = {}
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from .errors import InvalidType, InvalidValue, explain
 from .graph import Variable
 from .losses import CLASSES, Loss
+from .settings import number
 from .specs import FLOATS, INTEGERS, Dim, Shape, written
 
 Array = np.ndarray[Any, Any]
@@ -17,6 +18,15 @@ Array = np.ndarray[Any, Any]
 
 def as_array(data: Any, what: str) -> Array:
     """Arrays, lists, and tables that offer `.to_numpy()`, as an array of numbers."""
+    if data is None:
+        raise InvalidType(
+            explain(
+                f"{what} is None.",
+                expected="an array or a list of numbers, one row for each sample",
+                received="None",
+                fix=f"print({in_code(what)}) before the call: the function that makes it may have forgotten to return it",
+            )
+        )
     if hasattr(data, "to_numpy"):
         data = data.to_numpy()
     try:
@@ -32,24 +42,38 @@ def as_array(data: Any, what: str) -> Array:
                 fix="pad them, or cut them, to one length",
             )
         )
-    if array.dtype.kind in "USTO" and not _all_numbers(array):
-        first = next((value for value in array.flat if not isinstance(value, (int, float))), None)
-        raise InvalidType(
-            explain(
-                f"{what} holds text, not numbers.",
-                expected="numbers",
-                received=f"{first!r}" if first is not None else str(array.dtype),
-                fix="af.datasets.load_csv(path, targets=[…], one_hot=True) maps text labels to numbers, "
-                "and so does aforo.sklearn.Classifier",
-            )
-        )
-    if array.dtype.kind not in "fiubO":
-        raise InvalidType(explain(f"{what} must hold real numbers.", received=f"an array of {array.dtype}"))
-    return array.astype(float) if array.dtype == object else array
+    if array.dtype.kind in "fiub":
+        return array
+    odd = [value for value in np.asarray(data, object).flat if not isinstance(value, _NUMBERS)]
+    if odd or array.dtype != object:
+        raise InvalidType(_no_numbers(odd[0] if odd else None, array.dtype, what))
+    return array.astype(float)
 
 
-def _all_numbers(array: Array) -> bool:
-    return array.dtype == object and all(isinstance(value, (int, float, np.number)) for value in array.flat)
+_NUMBERS = (int, float, np.integer, np.floating, np.bool_)
+
+
+def _no_numbers(odd: Any, dtype: Any, what: str) -> str:
+    """The text of the error for data that holds something else than numbers."""
+    name = in_code(what)
+    if isinstance(odd, (str, bytes)):
+        csv = "af.datasets.load_csv(path, targets=[…], one_hot=True)"
+        fix = f"{csv} maps text labels to numbers, and so does aforo.sklearn.Classifier"
+        return explain(f"{what} holds text, not numbers.", expected="numbers", received=repr(odd), fix=fix)
+    fix = f"{name} = np.array({name}, dtype=float)"
+    if odd is None:
+        fix = f"{name} = [row for row in {name} if None not in row] drops the rows with gaps"
+    elif dtype.kind == "c" or isinstance(odd, complex):
+        fix = f"{name}.real, or np.concatenate([{name}.real, {name}.imag], axis=-1)"
+    elif dtype.kind in "Mm":
+        fix = f"{name}.astype(int) counts units of {dtype}"
+    received = f"an array of {dtype}" if dtype.kind != "O" else repr(odd)
+    return explain(f"{what} must hold real numbers.", expected="numbers", received=received, fix=fix)
+
+
+def in_code(what: str) -> str:
+    """The name of data as a line of code would have it."""
+    return what.replace("validation x", "x_val").replace("validation y", "y_val")
 
 
 def _ragged(data: Any) -> str:
@@ -63,20 +87,28 @@ def _ragged(data: Any) -> str:
     return ""
 
 
-def check_rows(array: Array, shape: Shape, what: str) -> None:
-    """The shape of a batch: any number of rows, each of the sizes after the first of `shape`."""
+def check_rows(array: Array, shape: Shape, what: str, other: str) -> None:
+    """The shape of a batch: any number of rows, each of the sizes after the first of `shape`. other: what would fit instead."""
     if array.shape[1:] == shape[1:] and array.ndim == len(shape) and len(array):
         return
+    name = in_code(what)
     expected = "(n, " + ", ".join(map(str, shape[1:])) + ")" if len(shape) > 1 else "(n,)"
     if array.ndim and not len(array):
         raise InvalidValue(
-            explain(f"{what} is empty.", expected=f"shape {expected}, n at least 1", received=written(array.shape))
+            explain(
+                f"{what} is empty.",
+                expected=f"shape {expected}, n at least 1",
+                received=written(array.shape),
+                fix=f"print(len({name})) where it is made: a filter may have dropped every row",
+            )
         )
-    fix = None
+    fix = other
     if array.shape == shape[1:]:
-        fix = f"{what}[None] adds a batch axis to one sample"
+        fix = f"{name}[None] adds a batch axis to one sample"
     elif array.ndim == 1 and len(shape) == 2 and shape[1] == 1:
-        fix = f"{what}[:, None] makes it one column"
+        fix = f"{name}[:, None] makes it one column"
+    elif array.ndim == len(shape) == 2 and array.shape[0] == shape[1]:
+        fix = f"{name}.T, if its rows and columns are exchanged"
     raise InvalidValue(
         explain(f"{what} does not fit the model.", expected=f"shape {expected}", received=written(array.shape), fix=fix)
     )
@@ -84,7 +116,7 @@ def check_rows(array: Array, shape: Shape, what: str) -> None:
 
 def check_finite(array: Array, dtype: str, what: str) -> None:
     """Every value is a number that the dtype can hold. Looks at the extremes only, so it allocates nothing."""
-    if array.dtype.kind != "f":
+    if array.dtype.kind != "f" or not array.size:
         return
     limit = float(np.finfo(np.dtype(dtype)).max)
     low, high = float(array.min()), float(array.max())
@@ -93,31 +125,43 @@ def check_finite(array: Array, dtype: str, what: str) -> None:
     row = next(i for i in range(len(array)) if not (np.abs(array[i]) <= limit).all())
     bad = np.atleast_1d(array[row])
     value = bad[~(np.abs(bad) <= limit)][0]
+    name = in_code(what)
     raise InvalidValue(
         explain(
             f"{what} holds {value} in row {row}.",
             expected=f"finite numbers that {dtype} can hold",
             received=str(value),
-            fix=f"{what} = {what}[np.isfinite({what}).all(axis=-1)] drops such rows, np.nan_to_num replaces them",
+            fix=f"{name} = {name}[np.isfinite({name}).all(axis=-1)] drops such rows, np.nan_to_num replaces them",
         )
     )
 
 
 def as_inputs(data: Any, variable: Variable, what: str = "x") -> Array:
     array = as_array(data, what)
-    check_rows(array, variable.shape, what)
+    sizes = ", ".join(map(str, array.shape[1:]))
+    check_rows(array, variable.shape, what, f"input_shape=[{sizes}] in the first layer, for samples of that shape")
     check_finite(array, variable.dtype if variable.dtype in FLOATS else "float64", what)
     if variable.dtype in INTEGERS:
         _check_whole(array, variable.limit, what)
+        return as_whole(array, variable.dtype)
     return array
+
+
+def as_whole(array: Array, dtype: str) -> Array:
+    """Whole numbers that came as floats in the dtype of their slot. Others need no copy: the slot takes them as they are."""
+    return array.astype(dtype) if array.dtype.kind == "f" else array
 
 
 def _check_whole(array: Array, limit: int | None, what: str) -> None:
     """Whole numbers, from 0 to below the limit if there is one."""
+    name = in_code(what)
     if array.dtype.kind == "f" and (array != np.floor(array)).any():
         raise InvalidValue(
             explain(
-                f"{what} must hold whole numbers.", expected="e.g. word numbers", received=array[array != np.floor(array)][0]
+                f"{what} must hold whole numbers.",
+                expected="e.g. word numbers",
+                received=array[array != np.floor(array)][0],
+                fix=f"np.round({name}).astype(int)",
             )
         )
     if limit is not None and (array.min() < 0 or array.max() >= limit):
@@ -126,7 +170,7 @@ def _check_whole(array: Array, limit: int | None, what: str) -> None:
                 f"{what} holds numbers that the embedding has no row for.",
                 expected=f"from 0 to {limit - 1}",
                 received=f"from {int(array.min())} to {int(array.max())}",
-                fix=f"af.Embedding({int(array.max()) + 1}, …)" if array.min() >= 0 else f"{what} - {what}.min()",
+                fix=f"af.Embedding({int(array.max()) + 1}, …)" if array.min() >= 0 else f"{name} + {-int(array.min())}",
             )
         )
 
@@ -135,21 +179,36 @@ def as_targets(data: Any, shape: Shape, dtype: str, loss: Loss, head: Shape, wha
     """Targets that fit the loss and the head. Raises with the loss or the encoding that would."""
     array = as_array(data, what)
     if loss.target == CLASSES:
-        return _as_classes(array, shape, head, what)
+        return _as_classes(array, shape, dtype, head, what)
     if array.ndim == len(shape) - 1 and shape[-1] == 1:
         array = array[..., None]
     if array.shape[1:] != shape[1:] and len(array):
         _explain_targets(array, shape, loss, head, what)
-    check_rows(array, shape, what)
+    check_rows(array, shape, what, "a head of one unit: af.Dense(1)")
     check_finite(array, dtype, what)
     if "categorical" in loss.name and array.min() < 0:
-        raise InvalidValue(explain(f"{what} holds a negative probability.", expected="one-hot rows", received=array.min()))
+        raise InvalidValue(
+            explain(
+                f"{what} holds a negative probability.",
+                expected="one-hot rows",
+                received=array.min(),
+                fix=f"one-hot rows from class numbers: np.eye({shape[-1]})[labels]",
+            )
+        )
     if loss.name == "binary_crossentropy" and (array.min() < 0 or array.max() > 1):
+        low, high = array.min(), array.max()
+        if low < 0:
+            fix = f"({in_code(what)} + {-low}) / {high - low}"
+        elif high != int(high):
+            fix = f"{in_code(what)} / {high}"
+        else:
+            fix = f'af.Dense({int(high) + 1}, activation="softmax") with loss="sparse_categorical_crossentropy"'
         raise InvalidValue(
             explain(
                 f"{what} does not fit binary_crossentropy.",
                 expected="values from 0 to 1",
-                received=f"{array.min()} to {array.max()}",
+                received=f"{low} to {high}",
+                fix=fix,
             )
         )
     return array
@@ -165,7 +224,7 @@ def _explain_targets(array: Array, shape: Shape, loss: Loss, head: Shape, what: 
                 f"{what} holds class numbers, but categorical_crossentropy compares one-hot rows.",
                 expected=expected,
                 received=f"shape {written(array.shape)}",
-                fix=f'loss="sparse_categorical_crossentropy", or one-hot: np.eye({head[-1]})[{what}.ravel()]',
+                fix=f'loss="sparse_categorical_crossentropy", or one-hot: np.eye({head[-1]})[{in_code(what)}.ravel()]',
             )
         )
     if labels and whole and loss.name == "binary_crossentropy":
@@ -183,12 +242,12 @@ def _explain_targets(array: Array, shape: Shape, loss: Loss, head: Shape, what: 
                 f"{what} does not fit the head: its rows are {written(array.shape[1:])}, the head's are {written(shape[1:])}.",
                 expected=expected,
                 received=f"shape {written(array.shape)}",
-                fix=f"a head with {array.shape[-1]} units",
+                fix=f"a head with {array.shape[-1]} units: af.Dense({array.shape[-1]})",
             )
         )
 
 
-def _as_classes(array: Array, shape: Shape, head: Shape, what: str) -> Array:
+def _as_classes(array: Array, shape: Shape, dtype: str, head: Shape, what: str) -> Array:
     classes = head[-1]
     assert not isinstance(classes, Dim)
     if array.ndim == len(shape) + 1 and array.shape[-1] == 1:
@@ -199,10 +258,12 @@ def _as_classes(array: Array, shape: Shape, head: Shape, what: str) -> Array:
                 f"{what} holds one-hot rows, but sparse_categorical_crossentropy takes class numbers.",
                 expected="shape (n,)",
                 received=f"shape {written(array.shape)}",
-                fix=f'loss="categorical_crossentropy", or class numbers: {what}.argmax(axis=-1)',
+                fix=f'loss="categorical_crossentropy", or class numbers: {in_code(what)}.argmax(axis=-1)',
             )
         )
-    check_rows(array, shape, what)
+    check_rows(
+        array, shape, what, f"class numbers, one for each sample: {in_code(what)}.argmax(axis=-1) if the rows are one-hot"
+    )
     if array.dtype.kind == "f":
         check_finite(array, "float64", what)
         if (array != np.floor(array)).any():
@@ -218,30 +279,35 @@ def _as_classes(array: Array, shape: Shape, head: Shape, what: str) -> Array:
     if low < 0 or high >= classes:
         row = int(np.flatnonzero((array < 0) | (array >= classes))[0])
         value = int(array.reshape(-1)[row])
+        fix = f"af.Dense({high + 1}, …) as the head"
+        if low < 0:
+            fix = f"number the classes from 0: {in_code(what)} + {-low}, with a head of af.Dense({high - low + 1}, …)"
+        elif low == 1 and high == classes:
+            fix = f"number the classes from 0: {in_code(what)} - 1"
         raise InvalidValue(
             explain(
                 f"{what} holds class {value} in row {row}, but the head has {classes} outputs.",
                 expected=f"classes from 0 to {classes - 1}",
                 received=f"classes from {low} to {high}",
-                fix=f"af.Dense({high + 1}, …) as the head" if low >= 0 else f"number the classes from 0: {what} - {low}",
+                fix=fix,
             )
         )
-    return array
+    return as_whole(array, dtype)
 
 
 def check_same_rows(x: Array, y: Array, x_name: str = "x", y_name: str = "y") -> None:
-    if len(x) != len(y):
+    if x.shape[0] != (y.shape or (0,))[0]:
         raise InvalidValue(
             explain(
                 f"{x_name} and {y_name} differ in their number of rows.",
                 expected="one target for each sample",
-                received=f"{len(x)} rows of {x_name}, {len(y)} of {y_name}",
-                fix=f"n = min(len({x_name}), len({y_name}))",
+                received=f"{len(x)} rows of {x_name}, {len(y) if y.shape else 'a single number'} of {y_name}",
+                fix=f"n = min(len({in_code(x_name)}), len({in_code(y_name)}))",
             )
         )
 
 
-def sample_weights(sample_weight: Any, class_weight: Mapping[int, float] | None, y: Array, n: int, dtype: str) -> Array | None:
+def sample_weights(sample_weight: Any, class_weight: Any, y: Array, loss: Loss, n: int, dtype: str) -> Array | None:
     """One weight for each sample, from those given and from those of its class."""
     if sample_weight is None and class_weight is None:
         return None
@@ -254,23 +320,65 @@ def sample_weights(sample_weight: Any, class_weight: Mapping[int, float] | None,
                     "sample_weight holds one weight for each sample.",
                     expected=f"shape ({n},)",
                     received=written(given.shape),
+                    fix="sample_weight=np.ones(len(x))",
                 )
             )
         check_finite(given, dtype, "sample_weight")
         if given.min() < 0:
-            raise InvalidValue(explain("sample_weight must not be negative.", received=given.min()))
-        weights *= given
-    if class_weight is not None:
-        labels = y if y.ndim == 1 else y[:, 0] if y.shape[1] == 1 else y.argmax(axis=-1)
-        missing = sorted({int(label) for label in np.unique(labels)} - set(class_weight))
-        if missing:
             raise InvalidValue(
                 explain(
-                    "class_weight leaves out classes that y holds.",
-                    expected="a weight for every class, e.g. {0: 1.0, 1: 5.0}",
-                    received=f"none for {missing}",
+                    "sample_weight must not be negative.",
+                    expected="weights of 0 or more",
+                    received=given.min(),
+                    fix="np.maximum(sample_weight, 0)",
                 )
             )
-        for label, weight in class_weight.items():
+        weights *= given
+    if class_weight is not None:
+        labels = _classes(y, loss)
+        for label, weight in _checked_class_weight(class_weight, labels).items():
             weights[labels == label] *= weight
+    return weights
+
+
+def _classes(y: Array, loss: Loss) -> Array:
+    """The class of each sample."""
+    column = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+    if column.ndim == 1 and (column == np.floor(column)).all():
+        return column
+    one_hot = column.ndim == 2 and ((y == 0) | (y == 1)).all() and (y.sum(axis=-1) == 1).all()
+    if one_hot or (column.ndim == 2 and loss.name == "categorical_crossentropy"):
+        found: Array = y.argmax(axis=-1)
+        return found
+    raise InvalidValue(
+        explain(
+            f"class_weight weighs classes, but y holds none for {loss.name}.",
+            expected="one class for each sample: class numbers, or one-hot rows",
+            received=f"shape {written(y.shape)}, values from {y.min()} to {y.max()}",
+            fix="sample_weight=weights, one for each sample",
+        )
+    )
+
+
+def _checked_class_weight(given: Any, labels: Array) -> Mapping[int, float]:
+    if not isinstance(given, Mapping):
+        raise InvalidType(
+            explain(
+                "class_weight is a dict.",
+                expected="a weight for every class",
+                received=type(given).__name__,
+                fix="class_weight={0: 1.0, 1: 5.0}",
+            )
+        )
+    weights = {label: number(f"class_weight[{label!r}]", weight, 0.0, float("inf")) for label, weight in given.items()}
+    missing = sorted({int(label) for label in np.unique(labels)} - set(weights))
+    if missing:
+        raise InvalidValue(
+            explain(
+                "class_weight leaves out classes that y holds.",
+                expected="a weight for every class",
+                received="none for " + ", ".join(map(str, missing[:10])) + ", …" * (len(missing) > 10),
+                fix=f"class_weight={weights | dict.fromkeys(missing[:10], 1.0)}",
+            )
+        )
     return weights

@@ -10,7 +10,7 @@ import numpy as np
 import aforo_backends
 from aforo_backends.contract import Backend, Profile, Storage, View
 
-from .errors import InvalidType, InvalidValue, explain, unknown_name
+from .errors import InvalidState, InvalidType, InvalidValue, explain, unknown_name
 from .graph import Variable
 from .specs import DTYPES, Layout, Shape, at, value_bytes, written
 
@@ -37,6 +37,8 @@ class Device:
 
 
 _devices: dict[str, Device] = {}
+# Devices people know: without a backend they are absent, not misspelled.
+_ELSEWHERE = ("cuda", "gpu", "hip", "metal", "mps", "rocm", "simulated", "tpu", "xla", "xpu")
 
 
 def device(name: Any) -> Device:
@@ -44,10 +46,21 @@ def device(name: Any) -> Device:
     if isinstance(name, Device):
         return name
     if not isinstance(name, str):
-        raise InvalidType(explain("a device is given by its name.", expected='e.g. "cpu"', received=repr(name)))
+        raise InvalidType(
+            explain("a device is given by its name.", expected='e.g. "cpu"', received=repr(name), fix='model.to("cpu")')
+        )
     key = name.strip().lower()
     if key not in _devices:
         if not aforo_backends.known(key):
+            if key.split(":")[0] in _ELSEWHERE:
+                raise InvalidState(
+                    explain(
+                        f"no backend for {name!r} is installed. Nothing moved: a model is still on its device.",
+                        expected="one of " + ", ".join(aforo_backends.names()),
+                        received=repr(name),
+                        fix='leave it there, or move it to one of these: model.to("cpu")',
+                    )
+                )
             raise unknown_name("device", name, aforo_backends.names())
         _devices[key] = Device(key)
     return _devices[key]
@@ -137,13 +150,18 @@ def check_values(variable: Variable, values: Any) -> Array:
     array = np.asarray(values)
     name = f"{variable.owner}.{variable.name}" if variable.owner else variable.name
     if array.dtype.kind not in "fiub":
-        raise InvalidType(explain(f"{name} takes numbers.", received=f"an array of {array.dtype}"))
+        raise InvalidType(
+            explain(f"{name} takes numbers.", received=f"an array of {array.dtype}", fix="np.array(values, dtype=float)")
+        )
     if array.shape != variable.shape:
         raise InvalidValue(
             explain(
                 f"these values do not fit {name}.",
                 expected=f"shape {written(variable.shape)}",
                 received=f"shape {written(array.shape)}",
+                fix="values.T"
+                if array.shape == variable.shape[::-1]
+                else f"np.zeros({written(variable.shape)}) has the right shape",
             )
         )
     return array.astype(variable.dtype, copy=False)

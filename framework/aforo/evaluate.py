@@ -160,10 +160,17 @@ def grad(of: Tensor, wrt: Tensor | Sequence[Tensor]) -> Any:
     The results can be differentiated again. One tensor gives one tensor, a list gives a list.
     """
     many = isinstance(wrt, (list, tuple))
+    for x in (of, *(wrt if many else [wrt])):
+        if not isinstance(x, Tensor):
+            raise InvalidType(
+                explain(
+                    "only tensors have gradients.",
+                    expected="what operators, layers and af.ops functions give",
+                    received=type(x).__name__,
+                    fix="af.tensor(array), and af.ops functions instead of those of NumPy",
+                )
+            )
     wanted = [w.used() for w in (wrt if many else [wrt])]  # type: ignore[union-attr]
-    for w in wanted:
-        if not isinstance(w, Tensor):
-            raise InvalidType(explain("only tensors have gradients.", received=type(w).__name__))
     found = gradient(of, wanted)
     evaluate([of, *found])
     return found if many else found[0]

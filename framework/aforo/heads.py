@@ -43,7 +43,7 @@ def make_heads(outputs: Sequence[str], loss: Any, metrics_given: Any, weights: A
     each_weight = _for_each(outputs, 1.0 if weights is None else weights, "loss_weights", shared=True)
     heads = []
     for name, own, measured, weight in zip(outputs, each_loss, each_metrics, each_weight, strict=True):
-        share = number(f"the loss weight of {name!r}", 1.0 if weight is None else weight, 0.0, float("inf"))
+        share = number(f"loss_weights[{name!r}]", 1.0 if weight is None else weight, 0.0, float("inf"))
         heads.append(Head(name, losses.get(own), share, metrics.check(measured)))
     return heads
 
@@ -61,9 +61,25 @@ def _for_each(outputs: Sequence[str], given: Any, what: str, *, shared: bool) ->
     if isinstance(given, (list, tuple)):
         if len(given) != len(outputs):
             raise InvalidValue(
-                explain(f"{what} must have one entry for each output.", expected=", ".join(outputs), received=f"{len(given)}")
+                explain(
+                    f"{what} must have one entry for each output.",
+                    expected=", ".join(outputs),
+                    received=f"{len(given)}",
+                    fix=_example(what, outputs),
+                )
             )
         return list(given)
     if shared:
         return [given] * len(outputs)
-    raise InvalidValue(explain(f"{what} must be a list or a dict for several outputs.", expected=", ".join(outputs)))
+    raise InvalidValue(
+        explain(
+            f"{what} must be a list or a dict for several outputs.",
+            expected=", ".join(outputs),
+            received=repr(given),
+            fix=_example(what, outputs),
+        )
+    )
+
+
+def _example(what: str, outputs: Sequence[str]) -> str:
+    return f"{what}={{" + ", ".join(f'"{name}": …' for name in outputs) + "}"

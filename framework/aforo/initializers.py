@@ -106,6 +106,7 @@ def get(identifier: str | Initializer) -> Initializer:
                 "this is no initializer.",
                 expected="a name such as 'glorot_uniform', or a callable (shape, dtype, rng) -> array",
                 received=repr(identifier),
+                fix='kernel_initializer="glorot_uniform"',
             )
         )
     return identifier

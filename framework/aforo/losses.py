@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import ops
-from .errors import InvalidType, InvalidValue, explain, unknown_name
+from .errors import InvalidType, InvalidValue, explain, located, unknown_name
 from .graph import Tensor
 from .ops.composed import one_hot, shifted
 from .ops.elementwise import as_tensor
@@ -53,6 +53,7 @@ class Loss:
                     f"{self.name} cannot compare these targets with these predictions.",
                     expected=f"targets: {kind}of shape {written(shape)} for predictions of shape {written(y_pred.shape)}",
                     received=f"{written(y_true.shape)} {y_true.dtype}",
+                    fix="af.tensor(labels)" if kind else "y_true.reshape(y_pred.shape)",
                 )
             )
 
@@ -81,25 +82,51 @@ def logits_of(y_pred: Tensor, function: str) -> Tensor | None:
     return spelling.inputs[0] if spelling is not None and spelling.name == function else None
 
 
-def _log_probabilities(y_pred: Tensor, name: str) -> Tensor:
-    """log p of probabilities whose logits are not known."""
-    if y_pred.op in ("matmul", "add"):
+_SIGMOID_HEAD = 'af.Dense(1, activation="sigmoid") with loss="binary_crossentropy"'
+# Heads that give other numbers than probabilities, by how they are spelled or by their primitive.
+_UNBOUNDED = {
+    "matmul": "linear", "add": "linear", "relu": "relu", "leaky_relu": "leaky_relu", "elu": "elu", "gelu": "gelu",
+    "silu": "silu", "log_softmax": "log_softmax", "tanh": "tanh", "sin": "sin", "cos": "cos", "tan": "tan",
+}  # fmt: skip
+
+
+def _check_probabilities(y_pred: Tensor, name: str, activation: str) -> None:
+    """Refuse a head that is known to give no probabilities. activation: the one that goes with this loss."""
+    received = f"the output of {y_pred.place.layer or y_pred.op}, shape {written(y_pred.shape)}"
+    if y_pred.shape[-1:] == (1,) and (activation == "softmax" or logits_of(y_pred, "softmax") is not None):
         raise InvalidValue(
             explain(
-                f"{name} compares probabilities, but the head gives any number: it is linear.",
-                expected="a head with softmax, so that its outputs are between 0 and 1 and sum to 1",
-                received=f"the output of {y_pred.place.layer or y_pred.op}, shape {written(y_pred.shape)}",
-                fix='af.Dense(classes, activation="softmax")',
+                f"there is nothing to learn for {name}: one output is one class, whose probability is always 1.",
+                expected="one output with sigmoid, or one for each class with softmax",
+                received=received,
+                fix=_SIGMOID_HEAD,
             )
         )
+    kind = _UNBOUNDED.get(y_pred.spelling.name if y_pred.spelling is not None else y_pred.op)
+    if kind is not None:
+        units = y_pred.shape[-1] if y_pred.shape else 1
+        sums = " and sum to 1" if activation == "softmax" else ""
+        raise InvalidValue(
+            explain(
+                f"{name} compares probabilities, which a {kind} head does not give.",
+                expected=f"a head with {activation}, so that its outputs are between 0 and 1{sums}",
+                received=received,
+                fix=f'af.Dense({units}, activation="{activation}")',
+            )
+        )
+
+
+def _log_probabilities(y_pred: Tensor) -> Tensor:
+    """log p of probabilities whose logits are not known."""
     return ops.log(ops.maximum(y_pred, _SMALLEST))
 
 
 def _softmax_cross_entropy(mask: Tensor, total: Tensor | None, y_pred: Tensor, name: str) -> Tensor:
     """−Σ mask · log p over the last axis; `total` is Σ mask where that is not 1."""
+    _check_probabilities(y_pred, name, "softmax")
     z = logits_of(y_pred, "softmax")
     if z is None:
-        return -ops.sum(_log_probabilities(y_pred, name) * mask, -1)
+        return -ops.sum(_log_probabilities(y_pred) * mask, -1)
     # −Σ t log p = log(Σ eᶻ) Σ t − Σ t z, with z shifted by its maximum so that nothing overflows.
     z, _, sums = shifted(z)
     log_sums = ops.reshape(ops.log(sums), z.shape[:-1])
@@ -122,10 +149,11 @@ def _sparse_categorical_crossentropy(y_true: Tensor, y_pred: Tensor) -> Tensor:
 
 
 def _binary_crossentropy(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    _check_probabilities(y_pred, "binary_crossentropy", "sigmoid")
     z = logits_of(y_pred, "sigmoid")
     if z is not None:
         return _mean_over_outputs(ops.softplus(z) - z * y_true)
-    hit = _log_probabilities(y_pred, "binary_crossentropy")
+    hit = _log_probabilities(y_pred)
     miss = ops.log(ops.maximum(1.0 - y_pred, _SMALLEST))
     return _mean_over_outputs(-(y_true * hit + (1.0 - y_true) * miss))
 
@@ -161,12 +189,17 @@ def custom(function: Callable[[Tensor, Tensor], Any], what: str) -> Loss:
     name = getattr(function, "__name__", type(function).__name__)
 
     def per_sample(y_true: Tensor, y_pred: Tensor) -> Tensor:
-        out = function(y_true, y_pred)
+        with located(f"the {what}", name):
+            out = function(y_true, y_pred)
         if not isinstance(out, Tensor):
             raise InvalidType(
-                explain(f"the {what} {name!r} must return a tensor.", expected="e.g. af.ops.mean((y_true - y_pred) ** 2)",
-                        received=type(out).__name__)
-            )  # fmt: skip
+                explain(
+                    f"the {what} {name!r} must return a tensor.",
+                    expected="what operators and af.ops functions give",
+                    received=type(out).__name__,
+                    fix="return af.ops.mean((y_true - y_pred) ** 2)",
+                )
+            )
         if not out.shape:
             return ops.broadcast_to(out, y_pred.shape[:1])
         if out.shape[0] != y_pred.shape[0]:
@@ -175,6 +208,7 @@ def custom(function: Callable[[Tensor, Tensor], Any], what: str) -> Loss:
                     f"the {what} {name!r} must give one number, or one for each sample.",
                     expected="shape () or (batch,)",
                     received=written(out.shape),
+                    fix="af.ops.mean((y_true - y_pred) ** 2, axis=-1)",
                 )
             )
         return _mean_over_outputs(out)
@@ -190,12 +224,13 @@ def get(identifier: str | Loss | Callable[..., Any]) -> Loss:
         if identifier.lower() not in KNOWN:
             raise unknown_name("loss", identifier, KNOWN, fix="any callable will do: loss=lambda y_true, y_pred: …")
         return KNOWN[identifier.lower()]
-    if not callable(identifier):
+    if not callable(identifier) or isinstance(identifier, type):
         raise InvalidType(
             explain(
                 "this is no loss.",
                 expected="a name, or a callable (y_true, y_pred) -> tensor",
                 received=repr(identifier),
+                fix='model.compile(loss="mse")',
             )
         )
     return custom(identifier, "loss")

@@ -117,6 +117,7 @@ class Model(Layer):
                         f"model {self.name!r} does not fit what it is given.",
                         expected=f"{variable.name}: {written(variable.shape)}",
                         received=written(value.shape),
+                        fix=f"af.Input({[*variable.shape[1:]]})",
                     )
                 )
         return self._outputs.joined(self.replay(values))
@@ -297,9 +298,9 @@ class Model(Layer):
         self,
         x: Any,
         y: Any,
-        *,
-        epochs: int = 1,
         batch_size: int = 32,
+        epochs: int = 1,
+        *,
         verbose: int | str = "auto",
         callbacks: Sequence[Callback] | None = None,
         validation_split: float = 0.0,
@@ -336,8 +337,8 @@ class Model(Layer):
         self,
         x: Any,
         y: Any,
-        *,
         batch_size: int = 32,
+        *,
         verbose: int | str = 0,
         sample_weight: Any = None,
         return_dict: bool = False,

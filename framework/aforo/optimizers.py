@@ -13,7 +13,7 @@ from .errors import InvalidType, InvalidValue, explain, unknown_name
 from .graph import STATE, Tensor, Variable, leaf
 from .ops.elementwise import as_tensor
 from .schedules import Schedule
-from .settings import number
+from .settings import number, refuse_options
 
 Slots = dict[str, Tensor]
 _ANY = float("inf")
@@ -40,7 +40,9 @@ class Optimizer:
         clipvalue: float | None = None,
         clipnorm: float | None = None,
         global_clipnorm: float | None = None,
+        **unknown: Any,
     ) -> None:
+        refuse_options(self, unknown)
         self._rate = self._checked(learning_rate)
         self._variables: dict[str, Variable] = {}
         limits = {"clipvalue": clipvalue, "clipnorm": clipnorm, "global_clipnorm": global_clipnorm}
@@ -239,12 +241,17 @@ def get(identifier: str | Optimizer) -> Optimizer:
     """A new optimizer of that name with its usual settings, or the optimizer itself."""
     if isinstance(identifier, str):
         if identifier.lower() not in _KNOWN:
-            raise unknown_name("optimizer", identifier, _KNOWN)
+            raise unknown_name("optimizer", identifier, _KNOWN, fix='model.compile(loss="mse", optimizer="sgd")')
         return _KNOWN[identifier.lower()]()
     if isinstance(identifier, type) and issubclass(identifier, Optimizer):
         raise InvalidType(explain("this is an optimizer's class, not an optimizer.", fix=f"af.{identifier.__name__}()"))
     if not isinstance(identifier, Optimizer):
         raise InvalidType(
-            explain("this is no optimizer.", expected="a name such as 'sgd', or af.SGD(…)", received=repr(identifier))
+            explain(
+                "this is no optimizer.",
+                expected="a name such as 'sgd', or af.SGD(…)",
+                received=repr(identifier),
+                fix='model.compile(loss="mse", optimizer="sgd")',
+            )
         )
     return identifier

@@ -14,7 +14,9 @@ def level(verbose: Any) -> int:
     if verbose == "auto":
         return 1 if sys.stdout.isatty() else 2
     if verbose not in (0, 1, 2, True, False):
-        raise InvalidValue(explain("verbose says how much to show.", expected='"auto", 0, 1 or 2', received=repr(verbose), fix="verbose=0"))
+        raise InvalidValue(
+            explain("verbose says how much to show.", expected='"auto", 0, 1 or 2', received=repr(verbose), fix="verbose=0")
+        )
     return int(verbose)
 
 

@@ -55,6 +55,13 @@ def get(identifier: Any) -> Regularizer | None:
             raise unknown_name("regularizer", identifier, _KNOWN)
         return _KNOWN[identifier.lower()]()
     if not callable(identifier):
-        raise InvalidType(explain("this is no regularizer.", expected="'l1', 'l2', or a callable", received=repr(identifier)))
+        raise InvalidType(
+            explain(
+                "this is no regularizer.",
+                expected="'l1', 'l2', or a callable",
+                received=repr(identifier),
+                fix='kernel_regularizer="l2"',
+            )
+        )
     found: Regularizer = identifier
     return found

@@ -8,9 +8,9 @@ from typing import Any
 from .errors import InvalidState, InvalidType, InvalidValue, explain
 from .graph import BATCH as BATCH_ROLE
 from .graph import Tensor, Variable, leaf, tracing
-from .layers.layer import Layer
+from .layers.layer import Layer, revertible
 from .model import Model
-from .specs import BATCH, FLOATS, Shape, as_dtype, written
+from .specs import BATCH, FLOATS, Shape, as_dtype, as_shape, written
 from .topology import Structure
 
 
@@ -25,7 +25,12 @@ class Sequential(Model):
         self.dtype = as_dtype(dtype)
         if self.dtype not in FLOATS:
             raise InvalidType(
-                explain("a model computes with floating-point numbers.", expected=" or ".join(FLOATS), received=dtype)
+                explain(
+                    "a model computes with floating-point numbers.",
+                    expected=" or ".join(FLOATS),
+                    received=dtype,
+                    fix='af.Sequential(dtype="float32")',
+                )
             )
         self._stack: list[Layer] = []
         self._names: dict[str, Layer] = {}
@@ -63,9 +68,15 @@ class Sequential(Model):
                     "a model is made of layers.",
                     expected="e.g. af.Dense(4)",
                     received=repr(layer),
-                    fix="af.Activation(f) makes a layer of a function" if callable(layer) else None,
+                    fix="model.add(af.Activation(f)) makes a layer of a function"
+                    if callable(layer)
+                    else "model.add(af.Dense(4))",
                 )
             )
+        with revertible(self):
+            self._add(layer)
+
+    def _add(self, layer: Layer) -> None:
         again = self._names.get(layer.name) is layer  # a layer may stand in the stack twice, and shares its weights
         if layer.given_name is None and not again:
             layer.name = self._free_name(layer.name)
@@ -86,7 +97,8 @@ class Sequential(Model):
         if given is None:
             return
         if not self._stack:
-            self._set_input(given, self.dtype if not isinstance(layer, Model) else layer.inputs[0].dtype)
+            own = layer.inputs[0].dtype if isinstance(layer, Model) else getattr(layer, "input_dtype", self.dtype)
+            self._set_input(given, own)
         elif self._stages and given != self._stages[-1].shape[1:]:
             expected = self._stages[-1].shape[1:]
             raise InvalidValue(
@@ -118,6 +130,13 @@ class Sequential(Model):
             head.target = None
         self._changed()
 
+    def restore(self, before: dict[str, Any]) -> None:
+        was_built = self.built
+        super().restore(before)
+        if was_built != self.built:
+            self._make_heads()  # theirs are targets of other sizes
+            self._changed()
+
     def _free_name(self, name: str) -> str:
         if name not in self._names:
             return name
@@ -138,16 +157,21 @@ class Sequential(Model):
         if len(self._stages) > len(self._stack):
             self.built = True
             return
-        before = self.inputs, self._stages
-        try:
-            self._set_input(tuple(input_shape)[1:], getattr(self._stack[0], "input_dtype", self.dtype))
-            with tracing():
-                for layer in self._stack:
-                    self._stages.append(_single(layer, layer.forward(self._stages[-1])))
-        except BaseException:
-            self.inputs, self._stages = before
-            raise
-        self._follow_stack()
+        if not isinstance(input_shape, (tuple, list)):
+            raise InvalidType(
+                explain(
+                    "build takes the shape of a batch.",
+                    expected="(None, d_in)",
+                    received=repr(input_shape),
+                    fix="model.build((None, d_in))",
+                )
+            )
+        with revertible(self), tracing():
+            sizes = as_shape(input_shape[1:], "input_shape")
+            self._set_input(sizes, getattr(self._stack[0], "input_dtype", self.dtype))
+            for layer in self._stack:
+                self._stages.append(_single(layer, layer.forward(self._stages[-1])))
+            self._follow_stack()
 
     def build_from(self, x: Any) -> None:
         if not self.built:
@@ -164,7 +188,14 @@ class Sequential(Model):
                     )
                 )
             if not len(array):
-                raise InvalidValue(explain("x is empty.", expected="n at least 1", received=f"shape {written(array.shape)}"))
+                raise InvalidValue(
+                    explain(
+                        "x is empty.",
+                        expected="shape (n, d_in), n at least 1",
+                        received=f"shape {written(array.shape)}",
+                        fix="print(len(x)) where x is made: a filter may have dropped every row",
+                    )
+                )
             self.build(array.shape)
 
     def replay(self, values: Sequence[Tensor]) -> list[Tensor]:

@@ -58,7 +58,12 @@ def refuse_options(owner: object, unknown: Mapping[str, Any]) -> None:
     """Raise for options that no constructor of the owner's classes takes."""
     if not unknown:
         return
-    parameters = [p for cls in type(owner).__mro__[:-1] for p in list(signature(cls.__init__).parameters.values())[1:]]
+    parameters = [
+        p
+        for cls in type(owner).__mro__[:-1]
+        if "__init__" in vars(cls)
+        for p in list(signature(vars(cls)["__init__"]).parameters.values())[1:]
+    ]
     known = list(dict.fromkeys(p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)))
     name, value = next(iter(unknown.items()))
     near = nearest(name, known)

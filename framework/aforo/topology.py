@@ -62,11 +62,17 @@ def capture(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Topology:
     """Follow the outputs back to the inputs."""
     for x in inputs:
         if not isinstance(x, Tensor) or x.op != "variable" or not x.symbolic:
-            raise InvalidType(explain("a model starts from inputs.", expected="af.Input([d_in])", received=repr(x)))
+            fix = "x = af.Input([d_in])"
+            raise InvalidType(explain("a model starts from inputs.", expected="af.Input([d_in])", received=repr(x), fix=fix))
     for x in outputs:
         if not isinstance(x, Tensor) or not x.symbolic:
             raise InvalidType(
-                explain("a model ends with what its layers give.", expected="a tensor computed from an Input", received=repr(x))
+                explain(
+                    "a model ends with what its layers give.",
+                    expected="a tensor computed from an Input",
+                    received=repr(x),
+                    fix="x = af.Input([d_in]); model = af.Model(x, af.Dense(4)(x))",
+                )
             )
     given = {id(x) for x in inputs}
     reached: set[int] = set()
@@ -140,7 +146,12 @@ class Structure:
             missing, extra = set(self.names) - set(data), set(data) - set(self.names)
             if missing or extra:
                 raise InvalidValue(
-                    explain(f"{what} has other names than the model.", expected=", ".join(self.names), received=", ".join(data))
+                    explain(
+                        f"{what} has other names than the model.",
+                        expected=", ".join(self.names),
+                        received=", ".join(map(str, data)),
+                        fix=self._example(),
+                    )
                 )
             return [data[name] for name in self.names]
         if not isinstance(data, (list, tuple)) or len(data) != len(self.names):
@@ -150,9 +161,13 @@ class Structure:
                     f"{what} must hold {len(self.names)} arrays.",
                     expected="a list in this order, or a dict: " + ", ".join(self.names),
                     received=received,
+                    fix=self._example(),
                 )
             )
         return list(data)
+
+    def _example(self) -> str:
+        return "{" + ", ".join(f'"{name}": …' for name in self.names) + "}"
 
     def joined(self, values: Sequence[Any]) -> Any:
         """The values in the form the model was given its own."""

@@ -15,10 +15,11 @@ from .checks import as_array, as_inputs, as_targets, check_finite, check_same_ro
 from .errors import InvalidType, InvalidValue, explain
 from .graph import Variable
 from .history import History
+from .layers.layer import revertible
 from .losses import ANY
 from .progress import level, reporter
 from .random import check_seed, generator, shuffle_seed
-from .settings import whole
+from .settings import flag, number, whole
 from .specs import BATCH, INTEGERS
 from .steps import EVALUATION, PREDICTION, TRAINING
 
@@ -77,7 +78,7 @@ def prepare(
             values = as_targets(data, shape, dtype, head.loss, y_pred.shape, name)
         check_same_rows(columns[0][1], values, columns[0][0].name if len(columns) > 1 else prefix + "x", name)
         targets.append((head, shape, dtype, values))
-    weights = sample_weights(sample_weight, class_weight, targets[0][3], rows, model.outputs[0].dtype)
+    weights = sample_weights(sample_weight, class_weight, targets[0][3], model.heads[0].loss, rows, model.outputs[0].dtype)
     for head, shape, dtype, values in targets:
         model.set_target(head, shape, dtype)
         assert head.target is not None
@@ -153,7 +154,9 @@ def on_batch(
     kind: str,
 ) -> Any:
     with model.lock:
-        batches = prepare(model, x, y, sample_weight, class_weight)
+        with revertible():
+            batches = prepare(model, x, y, sample_weight, class_weight)
+            model.graph(kind, batches.weighted)
         _reset(model)
         for _ in _run(model, batches, kind, batches.rows):
             pass
@@ -171,7 +174,10 @@ def evaluate(model: Model, x: Any, y: Any, batch_size: int, verbose: Any, sample
     with model.lock:
         shown = level(verbose)
         whole("batch_size", batch_size, 1)
-        logs = _evaluated(model, prepare(model, x, y, sample_weight), batch_size)
+        with revertible():
+            batches = prepare(model, x, y, sample_weight)
+            model.graph(EVALUATION, batches.weighted)
+        logs = _evaluated(model, batches, batch_size)
     if shown:
         print(" - ".join(f"{name}: {value:.4f}" for name, value in logs.items()))
     return logs if return_dict else _reported(model, logs)
@@ -181,9 +187,10 @@ def predict(model: Model, x: Any, batch_size: int, verbose: Any) -> Any:
     with model.lock:
         level(verbose)
         whole("batch_size", batch_size, 1)
-        model.build_from(x)
-        model.require_built()
-        columns = _inputs(model, x, "x")
+        with revertible():
+            model.build_from(x)
+            model.require_built()
+            columns = _inputs(model, x, "x")
         rows = len(columns[0][1])
         names, heads = model.output_names, model.outputs
         results = [np.empty((rows, *head.shape[1:]), head.dtype) for head in heads]
@@ -206,27 +213,23 @@ def _split(model: Model, batches: Batches, validation_split: float, validation_d
                     "validation_data holds samples and targets.",
                     expected="(x_val, y_val), or (x_val, y_val, sample_weight)",
                     received=type(validation_data).__name__,
+                    fix="validation_data=(x_val, y_val)",
                 )
             )
         x, y, *weights = validation_data
         weight = weights[0] if weights else None
         return batches, prepare(model, x, y, weight, prefix="validation ")
-    if isinstance(validation_split, bool) or not isinstance(validation_split, (int, float)) or not 0 <= validation_split < 1:
-        raise InvalidValue(
-            explain(
-                "validation_split is the fraction of the data to hold out.",
-                expected="at least 0, less than 1",
-                received=validation_split,
-            )
-        )
-    if not validation_split:
+    split = number("validation_split", validation_split, 0.0, 1.0, open_high=True)
+    if not split:
         return batches, None
-    kept = int(batches.rows * (1 - validation_split))
+    kept = int(round(batches.rows * (1 - split), 6))  # 10 · (1 − 0.9) is a little less than 1
     if not 0 < kept < batches.rows:
         raise InvalidValue(
             explain(
                 f"validation_split leaves nothing to train on, or nothing to validate with: the data has {batches.rows} rows.",
-                received=validation_split,
+                expected="at least one row for each",
+                received=f"validation_split={validation_split}",
+                fix="validation_split=0.5" if batches.rows > 1 else "validation_data=(x_val, y_val)",
             )
         )
     return batches.part(slice(0, kept)), batches.part(slice(kept, None))
@@ -246,7 +249,14 @@ def _check_callbacks(callbacks: Any) -> list[Callback]:
     for callback in given:
         if not isinstance(callback, Callback):
             raise InvalidType(
-                explain("this is no callback.", expected="an instance of af.callbacks.Callback", received=repr(callback))
+                explain(
+                    "this is no callback.",
+                    expected="an instance of af.callbacks.Callback",
+                    received=repr(callback),
+                    fix=f"callbacks=[{callback.__name__}()]"
+                    if isinstance(callback, type)
+                    else "callbacks=[af.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: print(logs))]",
+                )
             )
     return given
 
@@ -272,13 +282,15 @@ def fit(
         epochs = whole("epochs", epochs, 1)
         batch_size = whole("batch_size", batch_size, 1)
         initial_epoch = whole("initial_epoch", initial_epoch, 0)
+        shuffle = flag("shuffle", shuffle)
         shown = level(verbose)
         called = _check_callbacks(callbacks)
         chosen = shuffle_seed() if seed is None else check_seed(seed)
-        batches, validation = _split(
-            model, prepare(model, x, y, sample_weight, class_weight), validation_split, validation_data
-        )
-        model.graph(TRAINING, batches.weighted)
+        with revertible():
+            batches, validation = _split(
+                model, prepare(model, x, y, sample_weight, class_weight), validation_split, validation_data
+            )
+            model.graph(TRAINING, batches.weighted)
         batches = batches.converted()
         validation = validation and validation.converted()
         if seed is None:  # two fits in a row shuffle differently

@@ -299,7 +299,7 @@ class Tensor:
         known = name in self.operations.names()
         raise InvalidType(
             explain(
-                f"{name!r} is a NumPy function: it needs numbers, which a tensor in a forward has not, and cannot be differentiated.",
+                f"{name!r} is a NumPy function: it needs numbers, and it cannot be differentiated.",
                 expected="operators and af.ops functions",
                 received=f"np.{name} of {self!r}",
                 fix=f"af.ops.{name}" if known else "compose it from operators and af.ops functions",

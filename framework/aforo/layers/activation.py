@@ -53,6 +53,15 @@ def get(identifier: str | Function | None) -> Function:
                 fix="any callable will do, e.g. activation=lambda z: af.ops.sin(z) * z",
             )
         return _KNOWN[identifier.lower()]
+    if isinstance(identifier, type):
+        raise InvalidType(
+            explain(
+                "this activation is a class, not a function.",
+                expected="a name, a callable tensor -> tensor, or None",
+                received=identifier.__name__,
+                fix='activation="relu", or an instance of the class',
+            )
+        )
     if not callable(identifier):
         raise InvalidType(
             explain(
@@ -67,24 +76,15 @@ def get(identifier: str | Function | None) -> Function:
 
 def activated(function: Function, x: Tensor, layer: Layer) -> Tensor:
     """function(x); explains itself when the function is not one of tensors."""
-    name = getattr(function, "__name__", type(function).__name__)
-    try:
-        out = function(x)
-    except TypeError as error:
-        if "__array_ufunc__" not in str(error):
-            raise
-        raise InvalidType(
-            explain(
-                f"the activation {name!r} of layer {layer.name!r} is a NumPy function; it cannot be differentiated.",
-                fix=f"af.ops.{name}, or compose it from af.ops functions",
-            )
-        ) from None
+    out: Any = function(x)
     if not isinstance(out, Tensor):
+        name = getattr(function, "__name__", type(function).__name__)
         raise InvalidType(
             explain(
                 f"the activation {name!r} of layer {layer.name!r} must return a tensor.",
                 expected="what operators and af.ops functions give",
                 received=type(out).__name__,
+                fix="activation=lambda z: af.ops.sin(z) * z",
             )
         )
     return out

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import wraps
 from inspect import signature
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import initializers
-from ..errors import InvalidState, InvalidType, InvalidValue, explain
+from ..errors import InvalidState, InvalidType, InvalidValue, explain, located
 from ..graph import PARAMETERS, Tensor, Variable, apply, current_layer, tracing, within
 from ..graph.tensor import is_tracing
 from ..ops.elementwise import as_tensor
 from ..parameter import Parameter
 from ..random import new_stream
+from ..settings import refuse_options
 from ..specs import FLOATS, Shape, as_shape, written
 from .context import Context, collecting, current
 
@@ -46,7 +49,8 @@ class Layer:
     trainability = 0
     """Counts changes of `trainable`, anywhere: models look at it to know when to derive their training step again."""
 
-    def __init__(self, *, name: str | None = None, input_shape: Any = None, trainable: bool = True) -> None:
+    def __init__(self, *, name: str | None = None, input_shape: Any = None, trainable: bool = True, **unknown: Any) -> None:
+        refuse_options(self, unknown)
         self.given_name = name
         self._name = name or re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", type(self).__name__).lower()
         self.given_input_shape: Shape | None = None if input_shape is None else as_shape(input_shape, "input_shape")
@@ -61,6 +65,21 @@ class Layer:
         if "forward" in cls.__dict__:
             cls.arity = _arity(cls.__dict__["forward"])
             cls.forward = _building(cls.__dict__["forward"])  # type: ignore[method-assign]
+
+    if not TYPE_CHECKING:  # a type checker would take every attribute for a known one
+
+        def __getattr__(self, name: str) -> Any:
+            if "_own" not in vars(self) and not name.startswith("__"):
+                kind = type(self).__name__
+                raise InvalidState(
+                    explain(
+                        f"the __init__ of {kind} does not begin with that of af.Layer.",
+                        expected="super().__init__() before anything else",
+                        received=f"a {kind} without {name!r}",
+                        fix="def __init__(self, …): super().__init__()",
+                    )
+                )
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
 
     @property
     def name(self) -> str:
@@ -147,6 +166,15 @@ class Layer:
         """Add a number to the loss that the model is trained for."""
         current().penalties.append(penalty)
 
+    def state(self) -> dict[str, Any]:
+        """Its attributes, for `restore`."""
+        return {**vars(self), "_own": list(self._own)}
+
+    def restore(self, before: dict[str, Any]) -> None:
+        """Be what it was before it was built in vain."""
+        vars(self).clear()
+        vars(self).update(before)
+
     def count_params(self) -> int:
         """How many numbers its weights hold."""
         if not self.built:
@@ -159,6 +187,26 @@ class Layer:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"
+
+
+_built: ContextVar[list[tuple[Layer, dict[str, Any]]] | None] = ContextVar("built", default=None)
+
+
+@contextmanager
+def revertible(layer: Layer | None = None) -> Iterator[None]:
+    """If what is inside fails, this layer and those that were built inside are what they were before."""
+    built = [] if layer is None else [(layer, layer.state())]
+    outer, token = _built.get(), _built.set(built)
+    try:
+        yield
+    except BaseException:
+        for each, before in reversed(built):
+            each.restore(before)
+        raise
+    finally:
+        _built.reset(token)
+    if outer is not None:
+        outer.extend(built)
 
 
 def flattened(value: Any) -> list[Tensor]:
@@ -214,6 +262,22 @@ def _check_count(layer: Layer, inputs: tuple[Any, ...]) -> None:
         )
 
 
+def _check_outputs(layer: Layer, out: Any) -> list[Tensor]:
+    """The tensors in what a forward gave."""
+    outputs = flattened(out)
+    for tensor in outputs:
+        if not isinstance(tensor, Tensor):
+            raise InvalidType(
+                explain(
+                    f"the forward of layer {layer.name!r} must return a tensor.",
+                    expected="what operators and af.ops functions give",
+                    received=type(tensor).__name__,
+                    fix="return y" if tensor is None else "return operators and af.ops functions of x",
+                )
+            )
+    return outputs
+
+
 def _described(value: Any) -> str:
     tensors = flattened(value)
     shapes = ", ".join(written(x.shape) for x in tensors)
@@ -239,7 +303,9 @@ def _building(forward: Callable[..., Any]) -> Callable[..., Any]:
             _check_count(self, inputs)
         tensors = [x for each in inputs for x in flattened(each)]
         outer = current_layer()
-        with within(layer=f"{outer}/{self.name}" if outer else self.name), tracing(any(x.symbolic for x in tensors)):
+        place = within(layer=f"{outer}/{self.name}" if outer else self.name)
+        attempt = nullcontext() if self.built else revertible(self)
+        with located("layer", self.name), place, tracing(any(x.symbolic for x in tensors)), attempt:
             if not self.built:
                 shapes = [mapped(x, lambda tensor: tensor.shape) for x in inputs]
                 dtypes = {x.dtype for x in tensors}
@@ -247,16 +313,7 @@ def _building(forward: Callable[..., Any]) -> Callable[..., Any]:
                 self.build(shapes[0] if len(shapes) == 1 else shapes)
                 self.built = True
             out = forward(self, *inputs)
-        outputs = flattened(out)
-        for tensor in outputs:
-            if not isinstance(tensor, Tensor):
-                raise InvalidType(
-                    explain(
-                        f"the forward of layer {self.name!r} must return a tensor.",
-                        expected="what operators and af.ops functions give",
-                        received=type(tensor).__name__,
-                    )
-                )
+            outputs = _check_outputs(self, out)
         if outer or is_tracing() or not any(x.symbolic for x in outputs):
             return out
         # A layer that gives back its input, or another layer's output, gives a value of its own: models follow these.

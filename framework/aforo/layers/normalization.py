@@ -16,7 +16,10 @@ def _last_size(layer: Layer, shape: Any) -> int:
     if len(shape) < 2 or isinstance(shape[-1], Dim):
         raise InvalidValue(
             explain(
-                f"layer {layer.name!r} takes vectors of a known size.", expected="(batch, …, d)", received=written(tuple(shape))
+                f"layer {layer.name!r} takes vectors of a known size.",
+                expected="(batch, …, d)",
+                received=written(tuple(shape)),
+                fix="af.Input([d])",
             )
         )
     return int(shape[-1])

@@ -27,6 +27,7 @@ class Flatten(Layer):
                     f"layer {self.name!r} cannot flatten an axis of unknown length.",
                     expected="sizes known before the data",
                     received=written(x.shape),
+                    fix="af.Input([length, d]) instead of af.Input([None, d])",
                 )
             )
         return ops.reshape(x, (x.shape[0], prod(int(size) for size in sizes)))
@@ -54,6 +55,7 @@ class Reshape(Layer):
                     f"layer {self.name!r} cannot reshape what it is given.",
                     expected=f"samples of {abs(prod(self.target_shape))} values for target_shape {self.target_shape}",
                     received=f"samples of shape {written(x.shape[1:])}, {values} values",
+                    fix=f"af.Reshape([{values}])",
                 )
             )
         return ops.reshape(x, (x.shape[0], *sizes))
@@ -102,7 +104,11 @@ class Lambda(Layer):
     def __init__(self, function: Callable[..., Any], **options: Any) -> None:
         super().__init__(**options)
         if not callable(function):
-            raise InvalidType(explain("Lambda takes a function.", expected="lambda x: …", received=repr(function)))
+            raise InvalidType(
+                explain(
+                    "Lambda takes a function.", expected="lambda x: …", received=repr(function), fix="af.Lambda(af.ops.sin)"
+                )
+            )
         self.function = function
 
     def forward(self, x: Any) -> Any:

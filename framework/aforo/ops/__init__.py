@@ -74,7 +74,10 @@ class _Operations:
     transpose = staticmethod(_shape.transpose)
     sum = staticmethod(_reduce.sum)
     mean = staticmethod(_reduce.mean)
-    names = staticmethod(lambda: __all__)
+
+    @staticmethod
+    def names() -> list[str]:
+        return __all__
 
 
 Tensor.operations = _Operations()

@@ -1,0 +1,214 @@
+"""The CUDA backend, on a driver: CuPy's on a GPU, or a pretend one that runs the same kernels on the CPU.
+
+What the planner must know is data, below, so a plan for a GPU can be made on a machine without one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from typing import Any, Protocol
+
+import numpy as np
+
+from .contract import ITEM_BYTES, Backend, Instruction, Profile, Storage, View
+from .kernels import Launch, launches
+
+Call = Callable[[], object]
+HostArray = np.ndarray[Any, Any]
+
+
+def profile(name: str) -> Profile:
+    """CuPy's pool gives multiples of 512 bytes, aligned to them; values inside a storage start at multiples of 256."""
+    return Profile(name=name, alignment=256, slack=0, rounding=512, product_sums=False)
+
+
+PROFILE = profile("cuda")
+
+
+def create() -> Backend:
+    from .cupy import CupyDriver
+
+    return CudaBackend(CupyDriver(), PROFILE)
+
+
+class DeviceStorage(Protocol):
+    """A block of device memory."""
+
+    address: int
+    nbytes: int
+
+
+class Driver(Protocol):
+    """What the backend asks of CUDA. Everything but `alloc` and `read` is queued on one stream."""
+
+    def alloc(self, nbytes: int) -> DeviceStorage: ...
+    def write(self, address: int, values: HostArray) -> None: ...
+    def read(self, address: int, out: HostArray) -> None: ...
+    def copy(self, target: int, source: int, nbytes: int) -> None: ...
+    def function(self, launch: Launch) -> Any: ...
+    def launch(self, function: Any, blocks: int, threads: int, pointers: Sequence[int], numbers: Sequence[int]) -> None: ...
+    def gemm(self, product: Product) -> None: ...
+    def capture(self, calls: Sequence[Call]) -> Callable[[], None]: ...
+    def synchronize(self) -> None: ...
+    def allocated(self) -> int: ...
+    def allocations(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A batch of matrices in device memory: its address, whether its rows run along memory, and steps in elements."""
+
+    address: int
+    rows: int
+    columns: int
+    row_major: bool
+    leading: int
+    batch_step: int
+
+
+@dataclass(frozen=True)
+class Product:
+    """out[i] = a[i] @ b[i] for i below `batch`."""
+
+    a: Matrix
+    b: Matrix
+    out: Matrix
+    batch: int
+    dtype: str
+
+
+class DeviceArray:
+    """A view of device memory. NumPy cannot read it."""
+
+    __slots__ = ("address", "storage", "view")
+
+    def __init__(self, storage: DeviceStorage, view: View) -> None:
+        self.storage = storage
+        self.view = view
+        self.address = storage.address + view.offset
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.view.shape
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.view.shape) * ITEM_BYTES[self.view.dtype]
+
+    @property
+    def is_dense(self) -> bool:
+        step = ITEM_BYTES[self.view.dtype]
+        for size, stride in zip(reversed(self.view.shape), reversed(self.view.strides), strict=True):
+            if size != 1 and stride != step:
+                return False
+            step *= size
+        return True
+
+    def __array__(self, *_: object, **__: object) -> HostArray:
+        raise TypeError("this array is in device memory; copy_out copies it to the host")
+
+
+class CudaBackend:
+    def __init__(self, driver: Driver, profile: Profile) -> None:
+        self.driver = driver
+        self.profile = profile
+
+    def open(self, nbytes: int) -> Storage:
+        return self.driver.alloc(nbytes)
+
+    def view(self, storage: Storage, view: View) -> DeviceArray:
+        return DeviceArray(storage, view)  # type: ignore[arg-type]
+
+    def copy_in(self, array: DeviceArray, values: HostArray | float) -> None:
+        assert array.is_dense
+        dtype = np.dtype(array.view.dtype)
+        given = np.asarray(values)
+        if not np.can_cast(given.dtype, dtype, "same_kind") and given.ndim:
+            raise TypeError(f"cannot write {given.dtype} values into a {dtype} array")
+        self.driver.write(array.address, np.ascontiguousarray(np.broadcast_to(given, array.shape), dtype))
+
+    def copy_out(self, array: DeviceArray) -> HostArray:
+        if not array.is_dense:
+            return self._copy_out_strided(array)
+        out = np.empty(array.shape, array.view.dtype)
+        self.driver.read(array.address, out)
+        return out
+
+    def _copy_out_strided(self, array: DeviceArray) -> HostArray:
+        """Everything the view reaches over, picked apart on the host."""
+        reach = sum((n - 1) * step for n, step in zip(array.shape, array.view.strides, strict=True))
+        item = ITEM_BYTES[array.view.dtype]
+        block = np.empty(reach + item, np.uint8)
+        self.driver.read(array.address, block)
+        return np.array(np.ndarray(array.shape, array.view.dtype, block, 0, array.view.strides))
+
+    def copy(self, target: DeviceArray, source: DeviceArray) -> None:
+        if target.is_dense and source.is_dense:
+            self.driver.copy(target.address, source.address, target.nbytes)
+        else:
+            self.compile(Instruction("copy", (source.view,), target.view), [source], target, [])()
+
+    def gather(self, array: DeviceArray, values: HostArray, rows: HostArray) -> None:
+        self.driver.write(array.address, np.take(values, rows, axis=0))
+
+    def compile(
+        self, instruction: Instruction, inputs: Sequence[DeviceArray], output: DeviceArray, scratch: Sequence[DeviceArray]
+    ) -> Call:
+        if instruction.op == "matmul":
+            return partial(self.driver.gemm, _product(instruction, inputs, output))
+        calls = [self._launch(launch, inputs, output) for launch in launches(instruction)]
+        return calls[0] if len(calls) == 1 else partial(_all, calls)
+
+    def _launch(self, launch: Launch, inputs: Sequence[DeviceArray], output: DeviceArray) -> Call:
+        offsets = launch.offsets or (0,) * len(launch.operands)
+        pointers = [
+            (output if operand == "out" else inputs[int(operand)]).address + offset
+            for operand, offset in zip(launch.operands, offsets, strict=True)
+        ]
+        function = self.driver.function(launch)
+        return partial(self.driver.launch, function, launch.blocks, launch.threads, pointers, launch.numbers)
+
+    def program(self, calls: Sequence[Call]) -> Callable[[], None]:
+        return self.driver.capture(calls)
+
+    def synchronize(self) -> None:
+        self.driver.synchronize()
+
+    def allocated(self) -> int:
+        return self.driver.allocated()
+
+    def allocations(self) -> int:
+        return self.driver.allocations()
+
+
+def _all(calls: Sequence[Call]) -> None:
+    for call in calls:
+        call()
+
+
+def _matrix(array: DeviceArray) -> Matrix:
+    """The last two axes as BLAS sees them. The planner gives no other layouts."""
+    item = ITEM_BYTES[array.view.dtype]
+    rows, columns = array.shape[-2:]
+    row_step, column_step = (step // item for step in array.view.strides[-2:])
+    batch_step = array.view.strides[-3] // item if len(array.shape) > 2 else 0
+    if columns == 1 or column_step == 1:
+        leading = row_step if rows > 1 else columns
+        if columns == 1 and column_step != 1 and rows > 1 and row_step == 1:
+            return Matrix(array.address, rows, columns, False, rows, batch_step)
+        return Matrix(array.address, rows, columns, True, max(leading, columns), batch_step)
+    assert rows == 1 or row_step == 1
+    return Matrix(array.address, rows, columns, False, max(column_step, rows), batch_step)
+
+
+def _product(instruction: Instruction, inputs: Sequence[DeviceArray], output: DeviceArray) -> Product:
+    batch = prod(output.shape[:-2])
+    for array in (*inputs, output):
+        lead, steps = array.shape[:-2], array.view.strides[:-2]
+        assert len(lead) <= 1 or all(
+            outer == inner * size for outer, inner, size in zip(steps[:-1], steps[1:], lead[1:], strict=True)
+        ), "a batch of matrices lies in one row"
+    return Product(_matrix(inputs[0]), _matrix(inputs[1]), _matrix(output), batch, output.view.dtype)

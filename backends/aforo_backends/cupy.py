@@ -1,0 +1,172 @@
+"""The CUDA driver on a GPU: CuPy for memory, streams, kernels and graphs; cuBLAS called directly.
+
+CuPy's own matrix products copy transposed or padded operands and cannot be captured, so `cublasGemmStridedBatchedEx` is called
+through ctypes. Nothing is created at import time: the first driver makes the context.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import cupy  # type: ignore[import-not-found]
+import numpy as np
+
+from .cuda import Call, HostArray, Matrix, Product
+from .kernels import Launch
+
+_CUBLAS_OP = {False: 0, True: 1}  # as it is, transposed
+_TYPES = {"float32": (0, 68, ctypes.c_float), "float64": (1, 70, ctypes.c_double)}  # CUDA_R_*, CUBLAS_COMPUTE_*, scalars
+_COMPUTE_TF32 = 77
+_WORKSPACE = 32 * 2**20  # what cuBLAS uses by itself on Hopper
+
+
+class GpuStorage:
+    """A block from CuPy's pool."""
+
+    __slots__ = ("address", "memory", "nbytes")
+
+    def __init__(self, nbytes: int) -> None:
+        self.memory = cupy.cuda.alloc(nbytes)
+        self.address = int(self.memory.ptr)
+        self.nbytes = -(-nbytes // 512) * 512
+
+
+class CupyDriver:
+    """One device, one stream."""
+
+    def __init__(self, index: int = 0, tf32: bool = False) -> None:
+        self.device = cupy.cuda.Device(index)
+        self.tf32 = tf32
+        self.opened = 0
+        self.kernels: dict[str, Any] = {}
+        with self.device:
+            self.stream = cupy.cuda.Stream(non_blocking=True)
+            self._cublas = _cublas()
+            self._handle = ctypes.c_void_p()
+            _check(self._cublas.cublasCreate_v2(ctypes.byref(self._handle)), "cublasCreate")
+            _check(self._cublas.cublasSetStream_v2(self._handle, ctypes.c_void_p(self.stream.ptr)), "cublasSetStream")
+            # Given once, after the stream: cuBLAS must not allocate while a graph is captured.
+            self._workspace = cupy.cuda.runtime.malloc(_WORKSPACE)
+            workspace = ctypes.c_void_p(self._workspace), ctypes.c_size_t(_WORKSPACE)
+            _check(self._cublas.cublasSetWorkspace_v2(self._handle, *workspace), "cublasSetWorkspace")
+
+    def alloc(self, nbytes: int) -> GpuStorage:
+        with self.device, self.stream:
+            self.opened += 1
+            return GpuStorage(nbytes)
+
+    def write(self, address: int, values: HostArray) -> None:
+        # From pageable memory the copy is staged before the call returns, so the source may change afterwards.
+        kind = cupy.cuda.runtime.memcpyHostToDevice
+        cupy.cuda.runtime.memcpyAsync(address, values.ctypes.data, values.nbytes, kind, self.stream.ptr)
+
+    def read(self, address: int, out: HostArray) -> None:
+        kind = cupy.cuda.runtime.memcpyDeviceToHost
+        cupy.cuda.runtime.memcpyAsync(out.ctypes.data, address, out.nbytes, kind, self.stream.ptr)
+        self.stream.synchronize()
+
+    def copy(self, target: int, source: int, nbytes: int) -> None:
+        kind = cupy.cuda.runtime.memcpyDeviceToDevice
+        cupy.cuda.runtime.memcpyAsync(target, source, nbytes, kind, self.stream.ptr)
+
+    def function(self, launch: Launch) -> Any:
+        if launch.source not in self.kernels:
+            with self.device:
+                module = cupy.RawModule(code=launch.source, backend="nvrtc", options=("--std=c++14",))
+                self.kernels[launch.source] = module.get_function(launch.name)
+        return self.kernels[launch.source]
+
+    def launch(self, function: Any, blocks: int, threads: int, pointers: Sequence[int], numbers: Sequence[int]) -> None:
+        arguments = (*map(np.uintp, pointers), *map(np.int64, numbers))
+        function((blocks,), (threads,), arguments, stream=self.stream)
+
+    def gemm(self, product: Product) -> None:
+        """out = a @ b. cuBLAS works on columns, so outᵀ = bᵀ aᵀ is asked for; a transpose is a flag."""
+        kind, compute, scalar = _TYPES[product.dtype]
+        if self.tf32 and product.dtype == "float32":
+            compute = _COMPUTE_TF32
+        a, b, out = product.a, product.b, product.out
+        one, zero = scalar(1), scalar(0)
+        status = self._cublas.cublasGemmStridedBatchedEx(
+            self._handle,
+            _CUBLAS_OP[not b.row_major],
+            _CUBLAS_OP[not a.row_major],
+            out.columns,
+            out.rows,
+            a.columns,
+            ctypes.byref(one),
+            *_operand(b, kind),
+            *_operand(a, kind),
+            ctypes.byref(zero),
+            *_operand(out, kind),
+            product.batch,
+            compute,
+            -1,
+        )
+        _check(status, "cublasGemmStridedBatchedEx")
+
+    def capture(self, calls: Sequence[Call]) -> Callable[[], None]:
+        """The first run is eager: kernels are compiled and cuBLAS chooses. The second is captured; then each is one launch."""
+        runs = 0
+        graph: Any = None
+
+        def run() -> None:
+            nonlocal runs, graph
+            runs += 1
+            with self.device, self.stream:
+                if runs == 1:
+                    for call in calls:
+                        call()
+                    return
+                if graph is None:
+                    self.stream.begin_capture(cupy.cuda.runtime.streamCaptureModeThreadLocal)
+                    try:
+                        for call in calls:
+                            call()
+                    finally:
+                        graph = self.stream.end_capture()
+                graph.launch(self.stream)
+
+        return run
+
+    def synchronize(self) -> None:
+        self.stream.synchronize()
+
+    def allocated(self) -> int:
+        with self.device:
+            used: int = cupy.get_default_memory_pool().used_bytes()
+            return used
+
+    def allocations(self) -> int:
+        return self.opened
+
+
+def _operand(matrix: Matrix, kind: int) -> tuple[Any, ...]:
+    return ctypes.c_void_p(matrix.address), kind, matrix.leading, ctypes.c_longlong(matrix.batch_step)
+
+
+def _cublas() -> ctypes.CDLL:
+    """The cuBLAS that CuPy was built for; CuPy loads it first, with its dependencies."""
+    import cupy_backends.cuda.libs.cublas  # type: ignore[import-not-found]  # noqa: F401
+
+    major = cupy.cuda.runtime.runtimeGetVersion() // 1000
+    for name in (f"libcublas.so.{major}", "libcublas.so"):
+        try:
+            library = ctypes.CDLL(name)
+        except OSError:
+            continue
+        gemm = library.cublasGemmStridedBatchedEx
+        operand: list[Any] = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_longlong]
+        gemm.argtypes = [
+            ctypes.c_void_p, *[ctypes.c_int] * 5, ctypes.c_void_p, *operand, *operand, ctypes.c_void_p, *operand,
+            *[ctypes.c_int] * 3,
+        ]  # fmt: skip
+        return library
+    raise OSError(f"libcublas.so.{major} was not found beside CuPy")
+
+
+def _check(status: int, what: str) -> None:
+    if status:
+        raise RuntimeError(f"{what} failed with status {status}")

@@ -1,0 +1,295 @@
+"""The CUDA backend on a pretend driver, for machines without a GPU.
+
+It has its own memory, poisoned with NaN and counted in 512-byte blocks; queues work and runs it when someone waits; enforces
+the rules of graph capture; and really runs the generated kernels, through the system's C++ compiler. It cannot show races,
+faults of alignment, or speed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .contract import Backend, round_up
+from .cuda import Call, CudaBackend, HostArray, Matrix, Product, profile
+from .kernels import Launch
+
+PROFILE = profile("simulated")
+
+_SHIM = r"""
+#include <cmath>
+#include <cstring>
+#include <ucontext.h>
+using namespace std;
+struct dim { unsigned int x; };
+static dim blockIdx, threadIdx, blockDim, gridDim;
+#define __global__
+#define __shared__ static
+static inline float __int_as_float(int i) { float f; memcpy(&f, &i, 4); return f; }
+static inline double __longlong_as_double(long long i) { double d; memcpy(&d, &i, 8); return d; }
+static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
+    return (unsigned long long)(((unsigned __int128)a * b) >> 64);
+}
+static ucontext_t scheduler, fibres[1024];
+static bool finished[1024];
+static char stacks[1024][16384];
+static int running;
+static void __syncthreads() { swapcontext(&fibres[running], &scheduler); threadIdx.x = running; }
+"""
+
+# A kernel that waits for its block runs as fibres, in turn, from barrier to barrier; any other in a plain loop.
+_FIBRES = """
+namespace at_{key} {{
+static {arguments_struct}
+static void body() {{ {name}({uses}); finished[running] = true; swapcontext(&fibres[running], &scheduler); }}
+extern "C" void enter_{key}(unsigned int blocks, unsigned int threads{parameters}) {{
+    {stores}
+    gridDim.x = blocks; blockDim.x = threads;
+    for (unsigned int b = 0; b < blocks; b++) {{
+        blockIdx.x = b;
+        for (unsigned int t = 0; t < threads; t++) {{
+            finished[t] = false;
+            getcontext(&fibres[t]);
+            fibres[t].uc_stack.ss_sp = stacks[t]; fibres[t].uc_stack.ss_size = sizeof stacks[t]; fibres[t].uc_link = &scheduler;
+            makecontext(&fibres[t], body, 0);
+        }}
+        for (bool some = true; some;) {{
+            some = false;
+            for (unsigned int t = 0; t < threads; t++) if (!finished[t]) {{
+                running = t; threadIdx.x = t; swapcontext(&scheduler, &fibres[t]); some = some || !finished[t];
+            }}
+        }}
+    }}
+}}
+}}
+"""
+_LOOP = """
+extern "C" void enter_{key}(unsigned int blocks, unsigned int threads{parameters}) {{
+    gridDim.x = blocks; blockDim.x = threads;
+    for (unsigned int b = 0; b < blocks; b++) for (unsigned int t = 0; t < threads; t++) {{
+        blockIdx.x = b; threadIdx.x = t;
+        {name}({uses});
+    }}
+}}
+"""
+
+
+class CompilerMissing(RuntimeError):
+    """The simulated device runs kernels through a C++ compiler, and there is none."""
+
+
+def compiler() -> str | None:
+    """The system's C++ compiler."""
+    return shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
+
+
+def create() -> Backend:
+    if compiler() is None:
+        raise CompilerMissing("no C++ compiler was found (g++, clang++ or c++): the simulated device needs one")
+    return CudaBackend(SimulatedDriver(), PROFILE)
+
+
+class Block:
+    """Device memory: apart from everything else, and full of NaN."""
+
+    __slots__ = ("_driver", "address", "memory", "nbytes")
+
+    def __init__(self, driver: SimulatedDriver, nbytes: int) -> None:
+        self.nbytes = round_up(nbytes, PROFILE.rounding)
+        self.memory = ctypes.create_string_buffer(self.nbytes + 512)
+        ctypes.memset(self.memory, 0xFF, self.nbytes + 512)
+        self.address = round_up(ctypes.addressof(self.memory), 512)
+        self._driver = driver
+        driver.held += self.nbytes
+        driver.opened += 1
+
+    def __del__(self) -> None:
+        # What is queued may still use this memory, as on a GPU, where the pool keeps order for the stream.
+        if self._driver.queue:
+            self._driver.synchronize()
+        self._driver.held -= self.nbytes
+
+
+class Kernel:
+    """A kernel, and its entry once it is compiled."""
+
+    def __init__(self, launch: Launch) -> None:
+        self.launch = launch
+        self.key = hashlib.blake2b((_SHIM + _FIBRES + _LOOP + launch.source).encode(), digest_size=16).hexdigest()
+        self.entry: Any = None
+
+    def text(self) -> str:
+        """The kernel as it is, and a function that runs it for every thread of every block."""
+        source = self.launch.source
+        declared = [part.strip() for part in source.split("(", 1)[1].split(")", 1)[0].split(",")]
+        names = [part.split()[-1].lstrip("*") for part in declared]
+        parts = {"key": self.key, "name": self.launch.name, "parameters": "".join(f", {part}" for part in declared)}
+        if "__syncthreads" not in source:
+            return source + _LOOP.format(**parts, uses=", ".join(names))
+        return source + _FIBRES.format(
+            **parts,
+            arguments_struct=f"struct {{ {' '.join(f'{part};' for part in declared)} }} given;",
+            stores=" ".join(f"given.{name} = {name};" for name in names),
+            uses=", ".join(f"given.{name}" for name in names),
+        )
+
+    def bind(self, library: ctypes.CDLL) -> None:
+        self.entry = getattr(library, f"enter_{self.key}")
+        pointers, numbers = len(self.launch.operands), len(self.launch.numbers)
+        self.entry.argtypes = [ctypes.c_uint] * 2 + [ctypes.c_void_p] * pointers + [ctypes.c_longlong] * numbers
+        self.entry.restype = None
+
+
+class SimulatedDriver:
+    """Counters: kernels (runs of a kernel), launches (kernels and graphs that were launched), captures."""
+
+    def __init__(self) -> None:
+        self.held = 0
+        self.opened = 0
+        self.kernels = 0
+        self.launches = 0
+        self.captures = 0
+        self.queue: list[Call] = []
+        self._captured: list[Call] | None = None
+        self._kernels: dict[str, Kernel] = {}
+        self._waiting: list[Kernel] = []
+        self._libraries: dict[str, ctypes.CDLL] = {}
+        self._folder = Path(os.environ.get("AFORO_KERNELS") or Path(tempfile.gettempdir()) / f"aforo-kernels-{os.getuid()}")
+
+    def _forbid_in_capture(self, what: str) -> None:
+        if self._captured is not None:
+            raise RuntimeError(f"{what} is not allowed while a graph is captured")
+
+    def _enqueue(self, call: Call) -> None:
+        (self.queue if self._captured is None else self._captured).append(call)
+
+    def alloc(self, nbytes: int) -> Block:
+        self._forbid_in_capture("an allocation")
+        return Block(self, nbytes)
+
+    def write(self, address: int, values: HostArray) -> None:
+        self._forbid_in_capture("a copy from the host")
+        staged = np.ascontiguousarray(values).tobytes()  # as from pinned memory: later changes to the source are not seen
+        self._enqueue(lambda: ctypes.memmove(address, staged, len(staged)))
+
+    def read(self, address: int, out: HostArray) -> None:
+        self._forbid_in_capture("a copy to the host")
+        self.synchronize()
+        ctypes.memmove(out.ctypes.data, address, out.nbytes)
+
+    def copy(self, target: int, source: int, nbytes: int) -> None:
+        self._enqueue(lambda: ctypes.memmove(target, source, nbytes))
+
+    def function(self, launch: Launch) -> Kernel:
+        self._forbid_in_capture("a compilation")
+        if launch.source not in self._kernels:
+            self._kernels[launch.source] = Kernel(launch)
+            self._waiting.append(self._kernels[launch.source])
+        return self._kernels[launch.source]
+
+    def _compile(self) -> None:
+        """Compile the kernels that wait for it, all in one go; those of earlier processes are found by their source."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        new = [kernel for kernel in self._waiting if not (self._folder / kernel.key).exists()]
+        if new:
+            source = _SHIM + "".join(kernel.text() for kernel in new)
+            library = hashlib.blake2b(source.encode(), digest_size=16).hexdigest() + ".so"
+            with tempfile.TemporaryDirectory(dir=self._folder) as folder:
+                text, made = Path(folder) / "kernels.cpp", Path(folder) / "kernels.so"
+                text.write_text(source)
+                command = [str(compiler()), "-O1", "-w", "-fPIC", "-shared", "-ffp-contract=off", "-o", str(made), str(text)]
+                done = subprocess.run(command, capture_output=True, text=True)
+                if done.returncode:
+                    raise RuntimeError(f"kernels do not compile:\n{done.stderr}")
+                made.replace(self._folder / library)
+            for kernel in new:
+                (self._folder / kernel.key).write_text(library)
+        for kernel in self._waiting:
+            library = (self._folder / kernel.key).read_text()
+            if library not in self._libraries:
+                self._libraries[library] = ctypes.CDLL(str(self._folder / library))
+            kernel.bind(self._libraries[library])
+        self._waiting.clear()
+
+    def launch(self, function: Kernel, blocks: int, threads: int, pointers: Sequence[int], numbers: Sequence[int]) -> None:
+        if self._captured is None:
+            self.launches += 1
+
+        def run() -> None:
+            self.kernels += 1
+            function.entry(blocks, threads, *pointers, *numbers)
+
+        self._enqueue(run)
+
+    def gemm(self, product: Product) -> None:
+        """The pretend cuBLAS: NumPy on device memory."""
+        if self._captured is None:
+            self.launches += 1
+
+        def run() -> None:
+            self.kernels += 1
+            with np.errstate(all="ignore"):
+                a, b, out = (_window(matrix, product) for matrix in (product.a, product.b, product.out))
+                out[...] = np.matmul(a, b)
+
+        self._enqueue(run)
+
+    def capture(self, calls: Sequence[Call]) -> Callable[[], None]:
+        """The first run is eager, as a warm-up; the second is captured; every other one is a single launch."""
+        runs = 0
+        graph: list[Call] = []
+
+        def run() -> None:
+            nonlocal runs
+            runs += 1
+            if runs == 1:
+                for call in calls:
+                    call()
+                return
+            if runs == 2:
+                self._captured = []
+                try:
+                    for call in calls:
+                        call()
+                    graph.extend(self._captured)
+                finally:
+                    self._captured = None
+                self.captures += 1
+            self.launches += 1
+            self.queue.extend(graph)
+
+        return run
+
+    def synchronize(self) -> None:
+        self._forbid_in_capture("waiting")
+        if self._waiting:
+            self._compile()
+        queue, self.queue = self.queue, []
+        for call in queue:
+            call()
+
+    def allocated(self) -> int:
+        return self.held
+
+    def allocations(self) -> int:
+        return self.opened
+
+
+def _window(matrix: Matrix, product: Product) -> HostArray:
+    """Device memory as NumPy sees it: only the driver may."""
+    item = np.dtype(product.dtype).itemsize
+    steps = (matrix.leading, 1) if matrix.row_major else (1, matrix.leading)
+    shape = (product.batch, matrix.rows, matrix.columns)
+    reach = matrix.batch_step * (product.batch - 1) + steps[0] * (matrix.rows - 1) + steps[1] * (matrix.columns - 1) + 1
+    block: Any = (ctypes.c_char * (reach * item)).from_address(matrix.address)
+    window: HostArray = np.ndarray(shape, product.dtype, block, 0, (matrix.batch_step * item, steps[0] * item, steps[1] * item))
+    return window
