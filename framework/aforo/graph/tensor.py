@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 _PACKAGE = dirname(dirname(__file__))
 _serials = counter()
 
+
+def now() -> int:
+    """A point in the order of creation: what is made from here on has a larger serial."""
+    return next(_serials)
+
+
 FORWARD, LOSS, BACKWARD, UPDATE = "forward", "loss", "backward", "update"
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from .. import initializers
 from ..errors import InvalidState, InvalidType, InvalidValue, explain, located
 from ..graph import PARAMETERS, Tensor, Variable, apply, current_layer, tracing, within
-from ..graph.tensor import is_tracing
+from ..graph.tensor import is_tracing, now
 from ..ops.elementwise import as_tensor
 from ..parameter import Parameter
 from ..random import new_stream
@@ -312,13 +312,13 @@ def _building(forward: Callable[..., Any]) -> Callable[..., Any]:
                 self.dtype = next((dtype for dtype in FLOATS if dtype in dtypes), self.dtype)
                 self.build(shapes[0] if len(shapes) == 1 else shapes)
                 self.built = True
+            began = now()
             out = forward(self, *inputs)
             outputs = _check_outputs(self, out)
         if outer or is_tracing() or not any(x.symbolic for x in outputs):
             return out
-        # A layer that gives back its input, or another layer's output, gives a value of its own: models follow these.
-        known = {id(x) for x in tensors}
-        fresh = {id(x): apply("identity", x) if x.call is not None or id(x) in known else x for x in outputs}
+        # A layer that gives back something older than this call gives a value of its own: models follow these.
+        fresh = {id(x): apply("identity", x) if x.serial < began or x.call is not None else x for x in outputs}
         record = Call(self, inputs, tuple(fresh[id(x)] for x in outputs))
         for x in record.outputs:
             x.call = record
