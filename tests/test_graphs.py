@@ -50,6 +50,7 @@ class Sketch:
 
 
 ACTIVATIONS = ("tanh", "sigmoid", "sin", "none")
+# relu comes with an offset: the mean of a normalized value is 0 up to rounding, and there it has a kink.
 ELEMENTWISE = ("tanh", "sigmoid", "sin", "half", "flip", "square", "relu")
 LOSSES = ("mse", "huber", "binary_crossentropy", "categorical_crossentropy", "sparse_categorical_crossentropy")
 
@@ -149,7 +150,7 @@ def built(net: Sketch) -> af.Model:
     norms = [af.LayerNormalization() for _ in net.norms]
     functions: dict[str, Callable[[Any], Any]] = {
         "tanh": af.Activation("tanh"), "sigmoid": ops.sigmoid, "sin": af.Lambda(ops.sin), "half": lambda x: x * 0.5,
-        "flip": lambda x: 1.0 - x, "square": lambda x: x**2, "relu": af.Activation("relu"),
+        "flip": lambda x: 1.0 - x, "square": lambda x: x**2, "relu": lambda x: af.Activation("relu")(x + 0.3),
     }  # fmt: skip
     values: list[Any] = []
     for node in net.nodes:
@@ -239,7 +240,8 @@ def heads_of(net: Sketch, weights: list[Any], inputs: list[Any], m: Any) -> list
     ends = {head for head, _, _ in net.heads}
     functions: dict[str, Callable[[Any], Any]] = {
         "tanh": m.tanh, "sigmoid": lambda x: 1 / (1 + m.exp(-x)), "sin": m.sin, "half": lambda x: x / 2,
-        "flip": lambda x: 1 - x, "square": lambda x: x * x, "relu": lambda x: m.where(x > 0, x, x * 0), "none": lambda x: x,
+        "flip": lambda x: 1 - x, "square": lambda x: x * x, "none": lambda x: x,
+        "relu": lambda x: m.where(x > -0.3, x + 0.3, x * 0),
     }  # fmt: skip
     rows = len(inputs[0])
     for i, node in enumerate(net.nodes):
@@ -731,11 +733,13 @@ FOLDS: dict[str, tuple[Callable[[], af.Layer], Callable[[Any], Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", FOLDS)
+FOLDED = pytest.mark.xfail(strict=True, reason="folding looks through the output of a layer, and the layer is lost")
+KEPT = ("a product of a product", "a sum of a sum")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in KEPT else FOLDED) for name in FOLDS])
 def test_an_operation_on_what_a_layer_gives_leaves_the_layer_in_the_model(name: str) -> None:
     """Operations fold into those before them; a layer between them must not be skipped with its weights."""
-    if name != "a product of a product":
-        pytest.xfail("folding looks through the output of a layer")
     make, then = FOLDS[name]
     a = af.Input([2, 3])
     layer = make()

@@ -1,7 +1,8 @@
 """The array-backend abstraction: one contract, one module a backend.
 
 `load(name)` gives a backend, `profile(name)` the data a planner needs of it. Backends from other distributions are found
-through the entry-point group `aforo.backends`: each entry names a module with `PROFILE` and `create()`.
+through the entry-point group `aforo.backends`: each entry names a module with `PROFILE` and `create()`. A module whose `create`
+takes an index has several devices: "cuda:1".
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
-from .contract import Backend, Profile
+from .contract import Backend, Profile, Unavailable
+
+__all__ = ["GROUP", "Backend", "Profile", "Unavailable", "known", "load", "names", "profile"]
 
 GROUP = "aforo.backends"
 # Known without reading package metadata, which takes longer than importing NumPy.
-_BUILT_IN = {"cpu": "aforo_backends.numpy", "simulated": "aforo_backends.simulated"}
+_BUILT_IN = {"cpu": "aforo_backends.numpy", "cuda": "aforo_backends.cuda", "simulated": "aforo_backends.simulated"}
 _created: dict[str, Backend] = {}
 
 
@@ -46,8 +49,15 @@ def profile(name: str) -> Profile:
     return found
 
 
-def load(name: str) -> Backend:
-    """The backend of that name, made at its first use. LookupError if nothing of that name is installed."""
-    if name not in _created:
-        _created[name] = _module(name).create()
-    return _created[name]
+def load(name: str, index: int = 0) -> Backend:
+    """The backend of that name, made at its first use; `index` chooses among several devices.
+
+    LookupError if nothing of that name is installed, Unavailable if it cannot run here.
+    """
+    key = f"{name}:{index}"
+    if key not in _created:
+        module = _module(name)
+        if index and not getattr(module, "INDEXED", False):
+            raise Unavailable(f"there is no device {key}", f"one device, {name}", f'model.to("{name}")')
+        _created[key] = module.create(index) if getattr(module, "INDEXED", False) else module.create()
+    return _created[key]

@@ -20,6 +20,16 @@ def round_up(nbytes: int, multiple: int) -> int:
     return -(-nbytes // multiple) * multiple
 
 
+class Unavailable(RuntimeError):
+    """Why a backend cannot run on this machine: what is missing, what was found, and what would help."""
+
+    def __init__(self, what: str, found: str, fix: str) -> None:
+        super().__init__(f"{what} ({found})")
+        self.what = what
+        self.found = found
+        self.fix = fix
+
+
 @dataclass(frozen=True)
 class Reserve:
     """Memory that libraries and drivers take outside what a framework allocates: how much, and where that was measured."""

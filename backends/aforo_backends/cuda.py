@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .contract import ITEM_BYTES, Backend, Instruction, Profile, Storage, View
+from .contract import ITEM_BYTES, Backend, Instruction, Profile, Storage, Unavailable, View
 from .kernels import Launch, launches
 
 Call = Callable[[], object]
@@ -26,12 +26,43 @@ def profile(name: str) -> Profile:
 
 
 PROFILE = profile("cuda")
+INDEXED = True
 
 
-def create() -> Backend:
+def create(index: int = 0) -> Backend:
+    """The backend on that GPU. Tells four causes apart when there is none: CuPy missing, no driver or GPU, CuPy and driver of
+    different CUDA versions, an index out of range."""
+    install = "pip install 'aforo[cuda12]' for a driver of CUDA 12, 'aforo[cuda13]' for one of CUDA 13"
+    try:
+        import cupy  # type: ignore[import-not-found]
+    except ImportError as error:
+        raise Unavailable("CuPy, which runs Aforo on CUDA, is not installed", f"{error}", install) from None
+    runtime = cupy.cuda.runtime
+    try:
+        count = runtime.getDeviceCount()
+    except runtime.CUDARuntimeError as error:
+        built, driver = runtime.runtimeGetVersion(), _driver_version(runtime)
+        if driver and driver // 1000 < built // 1000:
+            found = f"CuPy for CUDA {built // 1000}, a driver for CUDA {driver // 1000}.{driver % 1000 // 10}"
+            raise Unavailable("CuPy and the NVIDIA driver are of different CUDA versions", found, install) from None
+        fix = "run on a machine with an NVIDIA GPU and its driver (nvidia-smi shows both)"
+        raise Unavailable("there is no NVIDIA GPU, or no driver for it", f"{error}", fix) from None
+    if not 0 <= index < count:
+        present = [runtime.getDeviceProperties(i)["name"].decode() for i in range(count)]
+        found = ", ".join(f"cuda:{i} ({name})" for i, name in enumerate(present)) or "none"
+        raise Unavailable(f"there is no device cuda:{index}", found, 'model.to("cuda:0")')
     from .cupy import CupyDriver
 
-    return CudaBackend(CupyDriver(), PROFILE)
+    return CudaBackend(CupyDriver(index), PROFILE)
+
+
+def _driver_version(runtime: Any) -> int:
+    """1000 times the CUDA version that the driver supports; 0 without a driver."""
+    try:
+        version: int = runtime.driverGetVersion()
+        return version
+    except runtime.CUDARuntimeError:
+        return 0
 
 
 class DeviceStorage(Protocol):

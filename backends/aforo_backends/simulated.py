@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from .contract import Backend, round_up
+from .contract import Backend, Unavailable, round_up
 from .cuda import Call, CudaBackend, HostArray, Matrix, Product, profile
 from .kernels import Launch
 
@@ -83,10 +83,6 @@ extern "C" void enter_{key}(unsigned int blocks, unsigned int threads{parameters
 """
 
 
-class CompilerMissing(RuntimeError):
-    """The simulated device runs kernels through a C++ compiler, and there is none."""
-
-
 def compiler() -> str | None:
     """The system's C++ compiler."""
     return shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
@@ -94,7 +90,11 @@ def compiler() -> str | None:
 
 def create() -> Backend:
     if compiler() is None:
-        raise CompilerMissing("no C++ compiler was found (g++, clang++ or c++): the simulated device needs one")
+        raise Unavailable(
+            "the simulated device runs its kernels through a C++ compiler",
+            "none of g++, clang++ and c++",
+            "install one, e.g. apt-get install g++",
+        )
     return CudaBackend(SimulatedDriver(), PROFILE)
 
 

@@ -20,50 +20,70 @@ Array = np.ndarray[Any, Any]
 class Device:
     """Where tensors live and programs run. It belongs to a model or a tensor, never to the process."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, kind: str, index: int = 0) -> None:
+        self.kind = kind
+        self.index = index
+        self.name = f"{kind}:{index}" if index else kind
 
     @property
     def backend(self) -> Backend:
-        return aforo_backends.load(self.name)
+        """What runs there. Raises, saying why, if this machine cannot."""
+        try:
+            return aforo_backends.load(self.kind, self.index)
+        except aforo_backends.Unavailable as error:
+            raise InvalidState(
+                explain(
+                    f"{self.name} cannot be used here: {error.what}. Nothing moved: a model is still where it was, and works.",
+                    expected=f"a machine and an installation with {self.name}",
+                    received=error.found,
+                    fix=error.fix,
+                )
+            ) from error
 
     @property
     def profile(self) -> Profile:
         """What a planner must know; needs neither the hardware nor its libraries."""
-        return aforo_backends.profile(self.name)
+        return aforo_backends.profile(self.kind)
 
     def __repr__(self) -> str:
         return self.name
 
 
 _devices: dict[str, Device] = {}
-# Devices people know: without a backend they are absent, not misspelled.
-_ELSEWHERE = ("cuda", "gpu", "hip", "metal", "mps", "rocm", "simulated", "tpu", "xla", "xpu")
+_ALIASES = {"gpu": "cuda"}
 
 
 def device(name: Any) -> Device:
-    """The device of that name. Raises, with the nearest known name, if there is none."""
+    """The device of that name: "cpu", "cuda", "cuda:1". Raises, with the nearest known name, if there is none."""
     if isinstance(name, Device):
         return name
     if not isinstance(name, str):
         raise InvalidType(
             explain("a device is given by its name.", expected='e.g. "cpu"', received=repr(name), fix='model.to("cpu")')
         )
-    key = name.strip().lower()
-    if key not in _devices:
-        if not aforo_backends.known(key):
-            if key.split(":")[0] in _ELSEWHERE:
-                raise InvalidState(
-                    explain(
-                        f"no backend for {name!r} is installed. Nothing moved: a model is still on its device.",
-                        expected="one of " + ", ".join(aforo_backends.names()),
-                        received=repr(name),
-                        fix='leave it there, or move it to one of these: model.to("cpu")',
-                    )
-                )
-            raise unknown_name("device", name, aforo_backends.names())
-        _devices[key] = Device(key)
-    return _devices[key]
+    kind, colon, index = name.strip().lower().partition(":")
+    kind = _ALIASES.get(kind, kind)
+    if not aforo_backends.known(kind):
+        raise unknown_name("device", name, aforo_backends.names())
+    if colon and not index.isdecimal():
+        raise InvalidValue(
+            explain(f"{name!r} is no device.", expected='a number after the colon, e.g. "cuda:1"', received=name)
+        )
+    found = Device(kind, int(index or 0))
+    return _devices.setdefault(found.name, found)
+
+
+def devices() -> dict[str, str]:
+    """The devices of this machine, and why what is not here is not: name -> "available", or the reason."""
+    return {kind: _state(kind) for kind in aforo_backends.names()}
+
+
+def _state(kind: str) -> str:
+    try:
+        aforo_backends.load(kind)
+    except aforo_backends.Unavailable as error:
+        return f"{error.what} ({error.found}); {error.fix}"
+    return "available"
 
 
 CPU = device("cpu")

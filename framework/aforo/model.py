@@ -367,9 +367,10 @@ class Model(Layer):
     def to(self, device: Any) -> Model:
         """Move weights, optimizer slots and counters to a device: all of them, or none. Returns the model."""
         target = devices.device(device)
+        target.backend.synchronize()  # raises, before anything moves, where there is no such device
         with self.lock:
             if target is not self._device:
-                optimizer_variables = self.optimizer.variables if self.optimizer else []
+                optimizer_variables = self.optimizer.variables(self._step) if self.optimizer else []
                 slots = [slot for own in self._slots.values() for slot in own.values()]
                 weights = [weight.variable for weight in self.weights]
                 totals = [variable for total in self.totals.values() for variable in total.variables.values()]

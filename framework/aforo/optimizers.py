@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -44,7 +45,8 @@ class Optimizer:
     ) -> None:
         refuse_options(self, unknown)
         self._rate = self._checked(learning_rate)
-        self._variables: dict[str, Variable] = {}
+        # The rate of each model that uses the optimizer, by the model's counter of steps: models may live on different devices.
+        self._variables: WeakKeyDictionary[Variable, Variable] = WeakKeyDictionary()
         limits = {"clipvalue": clipvalue, "clipnorm": clipnorm, "global_clipnorm": global_clipnorm}
         given = {name: number(name, value, 0.0, _ANY, open_low=True) for name, value in limits.items() if value is not None}
         if len(given) > 1:
@@ -71,19 +73,19 @@ class Optimizer:
             if variable.storage is not None:
                 device.write(variable, np.asarray(self._rate, variable.dtype), variable.device)
 
-    def rate(self, dtype: str, step: Tensor) -> Tensor:
+    def rate(self, dtype: str, step: Tensor, counter: Variable) -> Tensor:
         """The learning rate as a value of the graph, so that it can change without a new program."""
         if callable(self._rate):
             value = self._rate(step - 1.0)
             return ops.cast(value if isinstance(value, Tensor) else as_tensor(value, "float64"), dtype)
-        if dtype not in self._variables:
-            self._variables[dtype] = Variable("learning_rate", (), dtype, STATE, owner="optimizer")
-            self._variables[dtype].initial = partial(float, self._rate)
-        return leaf(self._variables[dtype])
+        if counter not in self._variables:
+            self._variables[counter] = Variable("learning_rate", (), dtype, STATE, owner="optimizer")
+            self._variables[counter].initial = partial(float, self._rate)
+        return leaf(self._variables[counter])
 
-    @property
-    def variables(self) -> list[Variable]:
-        return list(self._variables.values())
+    def variables(self, counter: Variable) -> list[Variable]:
+        """What a model with this counter of steps holds of the optimizer itself."""
+        return [self._variables[counter]] if counter in self._variables else []
 
     def clipped(self, gradients: Sequence[Tensor]) -> list[Tensor]:
         """The gradients within the limits."""

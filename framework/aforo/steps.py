@@ -96,7 +96,7 @@ def training(
     site = user_line()
     with within(layer="optimizer", phase=UPDATE, site=site):
         step = ops.cast(leaf(counter), "float64") + 1.0
-        rate = optimizer.rate(measured.loss.dtype, step)
+        rate = optimizer.rate(measured.loss.dtype, step, counter)
     gradients = gradient(measured.loss, trained, seed=rate if optimizer.proportional else None)
     with within(layer="optimizer", phase=UPDATE, site=site):
         gradients = optimizer.clipped(gradients)

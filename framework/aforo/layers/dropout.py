@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import device as devices
 from ..graph import TENSOR, Tensor, Variable
 from ..ops.random import below
 from ..parameter import Leaf
@@ -31,11 +32,15 @@ class Dropout(Layer):
         if not self.training or not self.rate:
             return x
         step = current().step
-        keep = below(self.rate, x.shape, step() if step is not None else self._own_step(), self._stream.key("dropout"))
+        number_of_step = step() if step is not None else self._own_step(x)
+        keep = below(self.rate, x.shape, number_of_step, self._stream.key("dropout"))
         return x * keep * (1.0 / (1.0 - self.rate))
 
-    def _own_step(self) -> Tensor:
+    def _own_step(self, x: Tensor) -> Tensor:
         """Outside of a model each call is a step."""
         self._calls += 1
         number_of_call = self._calls
-        return Leaf(Variable("call", (), "int64", TENSOR, lambda: np.int64(number_of_call), owner=self.name))
+        variable = Variable("call", (), "int64", TENSOR, lambda: np.int64(number_of_call), owner=self.name)
+        if not x.symbolic:
+            variable.device = devices.device(x.device)
+        return Leaf(variable)

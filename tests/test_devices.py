@@ -1,0 +1,317 @@
+"""Devices: names, absence, moving, and the CUDA path on its pretend driver."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import sample_inputs, twin, variable
+
+import aforo as af
+import aforo_backends
+from aforo import device as devices
+from aforo.graph import PRIMITIVES, Graph, Primitive, Sample, apply, leaf
+from aforo.program import Workspace
+from aforo_backends import simulated
+from aforo_backends.contract import Instruction, View
+
+LEAVES = {"variable", "constant", "iota", "ones"}
+needs_compiler = pytest.mark.skipif(simulated.compiler() is None, reason="the simulated device needs a C++ compiler")
+CASES = [(record, sample) for name, record in PRIMITIVES.items() if name not in LEAVES for sample in record.samples]
+
+
+def driver() -> Any:
+    return aforo_backends.load("simulated").driver  # type: ignore[attr-defined]
+
+
+def data(rows: int = 40) -> tuple[Any, Any]:
+    rng = np.random.default_rng(3)
+    return rng.normal(size=(rows, 6)).astype("float32"), rng.integers(0, 3, rows)
+
+
+def network(optimizer: Any = "sgd", extra: Sequence[Any] = ()) -> af.Sequential:
+    af.set_seed(1)
+    layers = [af.Dense(16, activation="tanh"), *extra, af.LayerNormalization(), af.Dense(8, activation="relu")]
+    model = af.Sequential([*layers, af.Dense(3, activation="softmax")])
+    model.build((None, 6))
+    model.compile(loss="sparse_categorical_crossentropy", optimizer=optimizer, metrics=["accuracy", "precision"])
+    return model
+
+
+# --- names and absence ------------------------------------------------------------------------------------------------
+
+
+def test_names_have_aliases_and_suggestions():
+    assert str(devices.device("GPU")) == "cuda" and str(devices.device("cuda:1")) == "cuda:1"
+    assert devices.device("cuda:0") is devices.device("cuda")
+    with pytest.raises(af.Error, match="did you mean 'cuda'"):
+        devices.device("cuad")
+
+
+def test_every_device_says_whether_it_is_here_and_why_not():
+    found = af.devices()
+    assert list(found)[:3] == ["cpu", "cuda", "simulated"] and found["cpu"] == "available"
+    assert all(state == "available" or "(" in state for state in found.values())
+
+
+class _Runtime:
+    """CuPy's runtime, as it answers on machines that differ."""
+
+    class CUDARuntimeError(Exception):
+        pass
+
+    def __init__(self, count: int | None, driver: int, built: int = 13000) -> None:
+        self.count, self.driver, self.built = count, driver, built
+
+    def getDeviceCount(self) -> int:
+        if self.count is None:
+            raise self.CUDARuntimeError("cudaErrorInsufficientDriver")
+        return self.count
+
+    def driverGetVersion(self) -> int:
+        return self.driver
+
+    def runtimeGetVersion(self) -> int:
+        return self.built
+
+    def getDeviceProperties(self, index: int) -> dict[str, bytes]:
+        return {"name": b"A GPU"}
+
+
+@pytest.mark.parametrize(
+    ("runtime", "name", "said"),
+    [
+        (None, "cuda", r"CuPy, which runs Aforo on CUDA, is not installed(.|\n)*aforo\[cuda12\]"),
+        (_Runtime(None, 0), "cuda", "no NVIDIA GPU, or no driver"),
+        (_Runtime(None, 12040), "cuda", r"different CUDA versions(.|\n)*CUDA 13, a driver for CUDA 12\.4"),
+        (_Runtime(1, 13000), "cuda:1", r"no device cuda:1(.|\n)*cuda:0 \(A GPU\)"),
+    ],
+)
+def test_four_causes_of_absence_are_told_apart_and_nothing_moves(monkeypatch, runtime, name, said):
+    import sys
+    from types import ModuleType
+
+    fake: Any = None
+    if runtime is not None:
+        fake = ModuleType("cupy")
+        fake.cuda = ModuleType("cupy.cuda")
+        fake.cuda.runtime = runtime
+    monkeypatch.setitem(sys.modules, "cupy", fake)
+    monkeypatch.setattr(aforo_backends, "_created", {})
+    model = network()
+    before = model.get_weights()
+    with pytest.raises(RuntimeError, match=said) as caught:
+        model.to(name)
+    assert isinstance(caught.value, af.Error) and "fix:" in str(caught.value)
+    assert model.device == "cpu" and all((a == b).all() for a, b in zip(before, model.get_weights(), strict=True))
+    model.train_on_batch(*data())
+
+
+def test_without_a_compiler_the_simulated_device_says_so(monkeypatch):
+    monkeypatch.setattr(simulated, "compiler", lambda: None)
+    monkeypatch.setattr(aforo_backends, "_created", {})
+    with pytest.raises(RuntimeError, match=r"C\+\+ compiler(.|\n)*g\+\+"):
+        network().to("simulated")
+
+
+def test_a_plan_for_cuda_is_made_without_it():
+    model = network(af.SGD(momentum=0.9))
+    assert model.memory(32, device="cuda").total_bytes % 512 == 0
+    assert model.memory(32, device="cuda").total_bytes > model.memory(32).total_bytes
+
+
+# --- the pretend driver -----------------------------------------------------------------------------------------------
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("record", "sample"), CASES, ids=[f"{r.name}-{i}" for i, (r, _) in enumerate(CASES)])
+def test_every_primitive_runs_as_a_kernel_and_equals_numpy(record: Primitive, sample: Sample, dtype: str):
+    arrays = sample_inputs(sample, dtype)
+    made = [variable(array) for array in arrays]
+    graph = Graph({"y": apply(record.name, *map(leaf, made), **sample.attributes)}, {})
+    program = Workspace(devices.device("simulated")).program("test", 1, lambda: graph)
+    for each, array in zip(made, arrays, strict=True):
+        devices.write(each, np.asarray(array, each.dtype), devices.device("simulated"))
+    program.run()
+    found = aforo_backends.load("simulated").copy_out(program.outputs["y"])
+    exact = [a.astype("float64") if a.dtype.kind == "f" else a for a in arrays]
+    expected = np.asarray(twin(record.name)(*exact, **sample.attributes))
+    tolerance = 64 * np.finfo(found.dtype).eps if found.dtype.kind == "f" else 0
+    if "float32" in (dtype, found.dtype.name) and found.dtype.kind == "f":
+        tolerance = 64 * np.finfo("float32").eps
+    np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
+
+
+@needs_compiler
+@pytest.mark.parametrize("shape", [(3, 5), (70, 300), (3000, 4), (1, 2500)])
+@pytest.mark.parametrize("op", ["sum", "amax"])
+def test_reductions_of_every_size_equal_numpy(op: str, shape: tuple[int, int]):
+    values = np.random.default_rng(0).normal(size=shape)
+    for axes in ((0,), (1,), (0, 1)):
+        x = af.tensor(values, dtype="float64", device="simulated")
+        found = {"sum": af.ops.sum, "amax": af.ops.max}[op](x, axes).numpy()
+        np.testing.assert_allclose(found, {"sum": np.sum, "amax": np.max}[op](values, axis=axes), rtol=1e-11, atol=1e-11)
+
+
+@needs_compiler
+@pytest.mark.parametrize("optimizer", ["sgd", af.SGD(momentum=0.9, nesterov=True), "rmsprop", "adagrad", "adam"])
+def test_twelve_steps_equal_the_cpus_also_when_moved_in_the_middle(optimizer):
+    x, y = data()
+    here, there = network(optimizer, [af.Dropout(0.3)]), network(optimizer, [af.Dropout(0.3)]).to("simulated")
+    assert all((a == b).all() for a, b in zip(here.get_weights(), there.get_weights(), strict=True))
+    for step in range(12):
+        assert here.train_on_batch(x, y) == pytest.approx(there.train_on_batch(x, y), rel=1e-5)
+        if step == 4:
+            there.to("cpu")
+        if step == 8:
+            there.to("simulated")
+    for a, b in zip(here.get_weights(), there.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    np.testing.assert_allclose(here.predict(x), there.predict(x), atol=1e-5)
+
+
+@needs_compiler
+def test_dropout_masks_are_equal_bit_for_bit():
+    x = np.ones((50, 37), "float32")
+
+    def masked(name: str) -> Any:
+        af.set_seed(4)
+        return af.Dropout(0.5)(af.tensor(x, device=name), training=True)
+
+    here, there = masked("cpu").numpy(), masked("simulated").numpy()
+    assert (here == there).all() and 0.4 < (here == 0).mean() < 0.6
+
+
+@needs_compiler
+@pytest.mark.parametrize("optimizer", ["sgd", af.SGD(momentum=0.9), "adam"])
+def test_planned_bytes_are_what_the_pool_holds_and_a_step_allocates_nothing(optimizer):
+    x, y = data()
+    model = network(optimizer, [af.Dropout(0.2), af.BatchNormalization()])
+    planned = model.memory(40, device="simulated")
+    assert planned.total_bytes == model.memory(40, device="cuda").total_bytes == sum(n for _, n in planned.parts())
+    model.to("simulated")
+    gc.collect()  # what other tests left behind
+    before = af.memory.allocated("simulated")
+    model.train_on_batch(x, y)
+    assert af.memory.allocated("simulated") - before == planned.total_bytes
+    made = af.memory.allocations("simulated")
+    for rows in (40, 40, 7, 40):
+        model.train_on_batch(x[:rows], y[:rows])
+    assert af.memory.allocations("simulated") == made
+
+
+@needs_compiler
+def test_a_replayed_step_is_one_launch_of_many_kernels():
+    x, y = data()
+    model = network().to("simulated")
+    for _ in range(3):
+        model.train_on_batch(x, y)
+    program = model.program("training", 40)
+    driver().synchronize()
+    launches, kernels = driver().launches, driver().kernels
+    program.run()
+    assert driver().kernels == kernels, "work is queued, and runs when someone waits"
+    driver().synchronize()
+    assert driver().launches == launches + 1
+    assert driver().kernels - kernels > 20
+
+
+@needs_compiler
+def test_device_memory_is_poisoned_apart_and_unreadable():
+    backend = aforo_backends.load("simulated")
+    storage = backend.open(40)
+    assert storage.nbytes == 512
+    array = backend.view(storage, View(0, (10,), (4,), "float32"))
+    assert np.isnan(backend.copy_out(array)).all()
+    with pytest.raises(TypeError, match="device memory"):
+        np.asarray(array)
+
+
+@needs_compiler
+def test_a_capture_refuses_allocations_copies_and_waiting():
+    backend = aforo_backends.load("simulated")
+    storage = backend.open(512)
+    array = backend.view(storage, View(0, (4,), (4,), "float32"))
+    for forbidden in (
+        lambda: backend.open(8),
+        lambda: backend.copy_in(array, 1.0),
+        lambda: backend.copy_out(array),
+        backend.synchronize,
+    ):
+        run = backend.program([forbidden])
+        run()  # eagerly, anything goes
+        with pytest.raises(RuntimeError, match="while a graph is captured"):
+            run()
+
+
+@needs_compiler
+def test_a_strided_view_is_copied_in_and_out_of_device_memory():
+    backend = aforo_backends.load("simulated")
+    storage = backend.open(96)
+    whole = backend.view(storage, View(0, (4, 6), (24, 4), "float32"))
+    values = np.arange(24, dtype="float32").reshape(4, 6)
+    backend.copy_in(whole, values)
+    part = backend.view(storage, View(4, (2, 3), (48, 8), "float32"))
+    assert (backend.copy_out(part) == values[::2, 1::2]).all()
+    target = backend.view(backend.open(24), View(0, (2, 3), (12, 4), "float32"))
+    backend.copy(target, part)
+    assert (backend.copy_out(target) == values[::2, 1::2]).all()
+    assert backend.compile(Instruction("copy", (part.view,), target.view), [part], target, [])
+
+
+# --- moving -----------------------------------------------------------------------------------------------------------
+
+
+@needs_compiler
+def test_a_move_takes_slots_counters_and_state_along_before_and_after_everything():
+    x, y = data()
+    early = network("adam", [af.BatchNormalization()]).to("simulated")  # before the first step
+    late = network("adam", [af.BatchNormalization()])
+    for _ in range(3):
+        late.train_on_batch(x, y)
+    late.to("simulated")
+    for _ in range(3):
+        early.train_on_batch(x, y)
+    for a, b in zip(early.get_weights(), late.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-3)  # Adam divides by gradients that are 0 up to rounding
+    unbuilt = af.Sequential([af.Dense(3, activation="softmax")]).to("simulated")
+    unbuilt.compile(loss="sparse_categorical_crossentropy", optimizer=af.SGD(momentum=0.9))
+    unbuilt.fit(x, y, epochs=2, verbose=0)
+    assert unbuilt.device == unbuilt.layers[0].kernel.device == "simulated"
+
+
+@needs_compiler
+def test_a_move_that_fails_leaves_everything_where_it_was(monkeypatch):
+    x, y = data()
+    model = network(af.SGD(momentum=0.9))
+    model.train_on_batch(x, y)
+    before = model.get_weights()
+    opened = 0
+
+    def alloc(nbytes: int) -> Any:
+        nonlocal opened
+        opened += 1
+        if opened == 4:
+            raise MemoryError("the device is full")
+        return simulated.Block(driver(), nbytes)
+
+    monkeypatch.setattr(driver(), "alloc", alloc)
+    with pytest.raises(MemoryError):
+        model.to("simulated")
+    assert model.device == model.layers[0].kernel.device == "cpu"
+    assert all((a == b).all() for a, b in zip(before, model.get_weights(), strict=True))
+    model.train_on_batch(x, y)
+
+
+@needs_compiler
+def test_tensors_move_and_do_not_mix():
+    t = af.tensor([[1.0, 2.0]], device="simulated")
+    assert (t.device, (t * 2).device, t.to("cpu").device) == ("simulated", "simulated", "cpu")
+    with pytest.raises(af.Error, match=r"on one device(.|\n)*simulated(.|\n)*cpu"):
+        (t + af.tensor([[1.0, 2.0]])).numpy()
+    with pytest.raises(TypeError, match=r"\.numpy\(\)"):
+        np.asarray(t)
