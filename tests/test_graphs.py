@@ -382,7 +382,7 @@ def uncollected() -> Any:
 
 @pytest.mark.parametrize("block", range(20))
 def test_random_nets_predict_descend_and_take_memory_as_they_should(block: int, uncollected: None) -> None:
-    """Predictions against NumPy, the step of SGD against finite differences, the bytes against the allocator."""
+    """Predictions against NumPy, gradients (steps of SGD at rate 1) against finite differences, bytes against the allocator."""
     gaps = []
     model = None
     for number in range(block, NETS, 20):
@@ -397,8 +397,6 @@ def test_random_nets_predict_descend_and_take_memory_as_they_should(block: int, 
         made = af.memory.allocations("cpu")
         model.train_on_batch(one(inputs), one(given))
         assert af.memory.allocations("cpu") == made, f"net {number}"
-        for training in (True, False):
-            verify(model.plan(BATCH, training))
         gaps.append((report.arena_bytes / report.lower_bound_bytes, number))
 
         weights = [np.random.default_rng([9, number, i]).normal(size=w.shape) * 0.5 for i, w in enumerate(model.weights)]
@@ -413,6 +411,8 @@ def test_random_nets_predict_descend_and_take_memory_as_they_should(block: int, 
             each = losses_of(net, weights, inputs, textbook, Numpy)
             return float(sum(share * loss for share, loss in zip(shares(net), each, strict=True)))
 
+        for plan in model._workspace.plans.values():  # those that ran
+            verify(plan)
         found = np.ravel(model.train_on_batch(one(inputs), one(given)))[0]
         assert_close(found, error(weights), 1e-11, f"net {number}")
         steps = [a - b for a, b in zip(weights, model.get_weights(), strict=True)]
@@ -429,12 +429,12 @@ def test_random_nets_predict_descend_and_take_memory_as_they_should(block: int, 
     assert worst <= 1.05, f"net {number}: the arena is {worst:.4f} of its lower bound"
 
 
-@pytest.mark.parametrize("block", range(20))
+@pytest.mark.parametrize("block", range(0, 40, 2))  # every second net: more than a hundred
 def test_random_nets_train_as_in_pytorch(block: int) -> None:
     torch, m = torchs()
-    for number in range(block, NETS, 20):
+    for number in range(block, NETS, 40):
         net = sketch(number)
-        options = {"momentum": 0.9} if number % 2 else {}
+        options = {"momentum": 0.9} if number % 3 else {}
         model = compiled(net, number, af.SGD(learning_rate=0.05, **options))
         parameters = [torch.tensor(weight, requires_grad=True) for weight in model.get_weights()]
         optimizer = torch.optim.SGD(parameters, lr=0.05, **options)
@@ -635,7 +635,6 @@ def test_the_memory_of_nested_models_is_exact() -> None:
     assert sum(row.held_bytes for row in report.layers) == report.lower_bound_bytes
 
 
-@pytest.mark.xfail(strict=True, reason="a model keeps the graph of a nested Sequential that was changed since")
 def test_a_model_follows_the_changes_of_one_inside_or_says_that_it_cannot() -> None:
     inner = af.Sequential([af.Dense(4, input_shape=[3]), af.Dense(2)])
     a = af.Input([3])
@@ -651,7 +650,6 @@ def test_a_model_follows_the_changes_of_one_inside_or_says_that_it_cannot() -> N
     assert np.array_equal(found, inner.predict(x))
 
 
-@pytest.mark.xfail(strict=True, reason="a new model renames the layers it shares with an older one, where names may meet")
 def test_layers_keep_their_names_in_the_model_they_had_them_in() -> None:
     first, second = af.Dense(3), af.Dense(3)
     a = af.Input([3])
@@ -661,7 +659,6 @@ def test_layers_keep_their_names_in_the_model_they_had_them_in() -> None:
     assert [layer.name for layer in model.layers] == names and len(set(names)) == 2
 
 
-@pytest.mark.xfail(strict=True, reason="a value computed from tensors reads memory that nobody wrote when a model uses it")
 @pytest.mark.parametrize("looked_at", [False, True])
 def test_numbers_computed_beside_a_model_may_be_used_in_it(looked_at: bool) -> None:
     scale = af.tensor([1.0, 2.0, 3.0]) * 2.0
@@ -674,7 +671,6 @@ def test_numbers_computed_beside_a_model_may_be_used_in_it(looked_at: bool) -> N
     assert np.array_equal(model.predict(np.ones((2, 3))), [[2, 4, 6]] * 2)
 
 
-@pytest.mark.xfail(strict=True, raises=KeyError, reason="a report knows no line for the tensors that a model uses")
 def test_the_memory_of_a_model_counts_the_tensors_it_uses() -> None:
     a = af.Input([3])
     model = af.Model(a, af.Dense(2)(a * af.tensor([1.0, 2.0, 3.0])))
@@ -701,7 +697,6 @@ def test_a_weight_may_be_used_between_layers_and_trains_through_both_uses() -> N
     tied(lambda kernel: kernel, lambda w: w)
 
 
-@pytest.mark.xfail(strict=True, reason="an expression of a weight in a model is of a snapshot that is never filled")
 @pytest.mark.parametrize("name", ["transposed", "doubled"])
 def test_an_expression_of_a_weight_may_be_used_between_layers(name: str) -> None:
     """Tied weights: a decoder with the transposed kernel of its encoder."""
@@ -733,11 +728,7 @@ FOLDS: dict[str, tuple[Callable[[], af.Layer], Callable[[Any], Any]]] = {
 }
 
 
-FOLDED = pytest.mark.xfail(strict=True, reason="folding looks through the output of a layer, and the layer is lost")
-KEPT = ("a product of a product", "a sum of a sum")
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in KEPT else FOLDED) for name in FOLDS])
+@pytest.mark.parametrize("name", list(FOLDS))
 def test_an_operation_on_what_a_layer_gives_leaves_the_layer_in_the_model(name: str) -> None:
     """Operations fold into those before them; a layer between them must not be skipped with its weights."""
     make, then = FOLDS[name]
@@ -747,9 +738,6 @@ def test_an_operation_on_what_a_layer_gives_leaves_the_layer_in_the_model(name: 
     assert model.layers == [layer] and len(model.weights) == len(layer.weights) > 0
 
 
-@pytest.mark.xfail(
-    strict=True, raises=af.Error, reason="a layer that undoes the one before gives back an older value as its own"
-)
 def test_a_layer_that_undoes_the_one_before_is_a_layer_all_the_same() -> None:
     a = af.Input([6])
     h = a * 0.5
@@ -759,7 +747,6 @@ def test_a_layer_that_undoes_the_one_before_is_a_layer_all_the_same() -> None:
     assert np.array_equal(model.predict(np.ones((2, 6))), np.full((2, 6), 0.5))
 
 
-@pytest.mark.xfail(strict=True, reason="a layer that undoes the one before writes itself down as what gives the Input")
 def test_layers_do_not_change_the_input_they_are_called_on() -> None:
     a = af.Input([6])
     assert af.Flatten()(af.Reshape([2, 3])(a)) is not a
@@ -965,7 +952,7 @@ def test_data_that_does_not_fit_several_inputs_and_outputs_is_named(x: Any, y: A
         ({"loss": {"grade": "mse", "past": "mse"}}, ["past", "did you mean 'passed'"]),
         ({"loss": ["mse"]}, ["one entry for each output", "grade, passed", "1"]),
         ({"loss": "mse", "metrics": ["accuracy"]}, ["metrics", "one entry for each output"]),
-        ({"loss": "mse", "loss_weights": {"grade": -1.0}}, ["loss weight of 'grade'"]),
+        ({"loss": "mse", "loss_weights": {"grade": -1.0}}, ["'grade'", "at least 0", "-1.0"]),
         ({"loss": "mse", "loss_weights": [1.0]}, ["loss_weights", "grade, passed"]),
     ],
 )

@@ -287,12 +287,11 @@ def test_a_layer_passes_the_gradient_of_finite_differences_to_weights_and_inputs
 
 
 @every_layer
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_a_layer_trains_in_a_model(name: str, dtype: str) -> None:
+def test_a_layer_trains_in_a_model(name: str) -> None:
     case = CASES[name]
     af.set_seed(3)
-    _, model = net(case, dtype)
-    inputs = arrays(case, dtype)
+    _, model = net(case, "float32")
+    inputs = arrays(case, "float32")
     y = np.random.default_rng(5).normal(size=(ROWS, 2))
     model.compile(loss="mse", optimizer=af.SGD(learning_rate=0.05))
     before = model.evaluate(together(inputs), y)
@@ -441,7 +440,6 @@ def test_a_frozen_batch_normalization_uses_and_keeps_its_averages() -> None:
         assert np.array_equal(weight.numpy(), before)
 
 
-@pytest.mark.xfail(strict=True, reason="the second use of a shared BatchNormalization discards the statistics of the first")
 def test_a_batch_normalization_used_twice_averages_over_both_uses() -> None:
     layer = af.BatchNormalization(momentum=0.5)
     a, b = af.Input([2], dtype="float64"), af.Input([2], dtype="float64")
@@ -561,8 +559,6 @@ def test_words_without_a_row_are_refused_before_anything_changes() -> None:
 @every_layer
 def test_a_layer_called_on_arrays_gives_what_it_gives_on_tensors(name: str) -> None:
     case = CASES[name]
-    if case.whole:
-        pytest.xfail("an Embedding called on an array asks for a value in its own forward")
     inputs = arrays(case, "float32")
     layer = case.make()
     tensors = [af.tensor(x) for x in inputs]
@@ -570,7 +566,6 @@ def test_a_layer_called_on_arrays_gives_what_it_gives_on_tensors(name: str) -> N
     assert np.array_equal(layer(mixed).numpy(), layer(together(tensors)).numpy())
 
 
-@pytest.mark.xfail(strict=True, raises=af.Error, reason="gather asks a constant for its value inside the layer's forward")
 def test_an_embedding_called_on_an_array_or_a_list_of_words() -> None:
     layer = af.Embedding(5, 3)
     found = layer(np.array([[1, 2]])).numpy()
@@ -578,13 +573,11 @@ def test_an_embedding_called_on_an_array_or_a_list_of_words() -> None:
     assert np.array_equal(layer([[1, 2]]).numpy(), found)
 
 
-@pytest.mark.xfail(strict=True, raises=af.Error, reason="a Sequential makes its input float32 whatever the first layer takes")
 def test_an_embedding_with_an_input_shape_makes_the_input_of_a_sequential_whole() -> None:
     model = af.Sequential([af.Embedding(7, 4, input_shape=[3])])
     assert model.predict(np.array([[1, 2, 6]])).shape == (1, 3, 4)
 
 
-@pytest.mark.xfail(strict=True, reason="the dtype of a Sequential does not reach layers behind an input of whole numbers")
 def test_an_embedding_in_a_model_of_float64_is_of_float64() -> None:
     model = af.Sequential([af.Embedding(7, 4), af.Flatten(), af.Dense(2)], dtype="float64")
     assert model.predict(np.array([[1, 2, 6]])).dtype == "float64"

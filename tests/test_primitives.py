@@ -175,6 +175,7 @@ def test_nan_passes_through_the_comparisons_that_pick_a_value() -> None:
 
 # --- gradient ---------------------------------------------------------------------------------------------------------
 
+
 @cases([(record, sample) for record, sample in CASES if record.gradient is not None and _differentiable(sample)])
 def test_the_gradient_equals_a_finite_difference(record: Primitive, sample: Sample) -> None:
     arrays = sample_inputs(sample, "float64")

@@ -139,7 +139,6 @@ def test_operators_take_numbers_of_any_kind_and_keep_the_tensors_dtype(number: A
                 assert name != ">" or np.array_equal(found.numpy(), expected)
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="a number that meets a mask is made a mask, and NumPy refuses the sum")
 def test_masks_pick_numbers_as_the_error_about_branches_advises() -> None:
     """`(x > 0) * a + (x <= 0) * b` in place of `a if x > 0 else b`."""
     x = af.tensor([1.0, -1.0])
@@ -164,7 +163,6 @@ def test_fractions_that_meet_whole_numbers_are_not_cut() -> None:
     assert np.array_equal((t + 0.5).numpy(), [1.5, 2.5, 3.5])
 
 
-@pytest.mark.xfail(strict=True, reason="dividing whole numbers fails inside NumPy, when the quotient is looked at")
 def test_whole_numbers_divide_to_fractions_or_are_refused_in_words() -> None:
     try:
         found = af.tensor([1, 2, 3]) / 2
@@ -199,7 +197,6 @@ def test_matrix_products_of_ranks_one_to_four_are_numpys(shapes: Any, seed: int)
     assert_close(gb.numpy(), wanted[1], 1e-7)
 
 
-@pytest.mark.xfail(strict=True, reason="a vector times a vector has shape (1,)")
 def test_a_vector_times_a_vector_is_a_number() -> None:
     a = np.array([1.0, 2.0, 3.0])
     found = double(a) @ double(a)
@@ -469,7 +466,6 @@ def test_what_cannot_be_differentiated_says_so() -> None:
         af.grad(ops.sum(layer(X)), X)
 
 
-@pytest.mark.xfail(strict=True, raises=AttributeError, reason="grad asks what is no tensor for its .used()")
 def test_a_gradient_by_an_array_is_refused_in_words() -> None:
     X = af.tensor([1.0, 2.0])
     with pytest.raises(af.Error, match="only tensors have gradients"):
@@ -516,7 +512,6 @@ NOTHING: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@pytest.mark.xfail(strict=True, reason="an expression that changes nothing is the tensor itself, and follows its assignments")
 @pytest.mark.parametrize("name", NOTHING)
 def test_an_expression_that_changes_nothing_keeps_its_values_too(name: str) -> None:
     w = double([1.0, 2.0])
@@ -637,15 +632,13 @@ def test_descent_by_hand_is_a_step_of_sgd(dtype: str) -> None:
 
 def test_ten_thousand_steps_by_hand_stay_flat_in_memory_and_learn() -> None:
     x = drawn(8, 2)
-    X, target = double(x), double(x @ [[1.5], [-0.5]] + 0.25)
-    layer = af.Dense(1)
+    X, target = double(x), double(x @ [[1.5], [-0.5]])
+    layer = af.Dense(1, use_bias=False)
     step_size = 0.02
 
     def step() -> float:
         E = af.losses.mse(target, layer(X))
-        dW, dB = af.grad(E, [layer.kernel, layer.bias])
-        layer.kernel.assign(layer.kernel - step_size * dW)
-        layer.bias.assign(layer.bias - step_size * dB)
+        layer.kernel.assign(layer.kernel - step_size * af.grad(E, layer.kernel))
         return float(E)
 
     first = step()

@@ -118,7 +118,9 @@ def materialise(variable: Variable, sizes: Mapping[str, int], target: Device) ->
         forget(variable)
         Generation.current += 1
     storage = target.backend.open(needed)
-    if variable.initial is not None:
+    if variable.source is not None:
+        fill(target, storage, variable.shape, variable.dtype, read(variable.source), sizes)
+    elif variable.initial is not None:
         fill(target, storage, variable.shape, variable.dtype, variable.initial(), sizes)
     variable.storage, variable.array, variable.device = storage, None, target
 

@@ -36,7 +36,9 @@ def make_heads(outputs: Sequence[str], loss: Any, metrics_given: Any, weights: A
     """A head for each output. Raises for names that are not known, and for the wrong number of them."""
     if len(outputs) == 1:
         (given,) = _for_each(outputs, loss, "loss", shared=True)
-        measured = metrics_given.get(outputs[0]) if isinstance(metrics_given, Mapping) else metrics_given
+        measured = metrics_given
+        if isinstance(metrics_given, Mapping):
+            (measured,) = _for_each(outputs, metrics_given, "metrics", shared=True)
         return [Head("", losses.get(given), metrics=metrics.check(measured))]
     each_loss = _for_each(outputs, loss, "loss", shared=True)
     each_metrics = _for_each(outputs, metrics_given, "metrics", shared=isinstance(metrics_given, str) or metrics_given is None)

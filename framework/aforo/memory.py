@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from aforo_backends.contract import Reserve
 
 from . import device as devices
-from .graph import BATCH, OPTIMIZER_STATE, PARAMETERS, STATE
+from .graph import BATCH, OPTIMIZER_STATE, PARAMETERS, STATE, TENSOR
 from .plan import Plan
 from .settings import whole
 from .specs import at, value_bytes
@@ -153,7 +153,8 @@ def _by_role(plan: Plan) -> Mapping[str, int]:
     """Bytes of what outlives a step: each variable and each constant once."""
     totals = dict.fromkeys((PARAMETERS, OPTIMIZER_STATE, STATE, BATCH), 0)
     for variable in plan.variables:
-        totals[variable.role] += plan.profile.footprint(value_bytes(variable.shape, variable.dtype, plan.sizes))
+        role = STATE if variable.role == TENSOR else variable.role  # an array the model uses is one of its constants
+        totals[role] += plan.profile.footprint(value_bytes(variable.shape, variable.dtype, plan.sizes))
     for constant in plan.constants:
         totals[STATE] += plan.profile.footprint(value_bytes(constant.shape, constant.dtype, plan.sizes))
     return totals

@@ -71,19 +71,31 @@ class Model(Layer):
         self._graphs: dict[str, Graph] = {}
         self._slots: dict[Variable, dict[str, Variable]] = {}
         self._step = _counter()
-        self._trainability = Layer.trainability
+        self._seen_changes = Layer.changes
+        self._seen_layers: tuple[int, ...] = ()
 
     def _name_layers(self) -> None:
+        """Give layers names that differ. Those that have one, from their user or from another model, keep it."""
         taken: dict[str, Layer] = {}
         for layer in self._topology.layers:
-            if layer.name in taken:
-                if layer.given_name is not None:
-                    raise InvalidValue(explain(f"two layers are named {layer.name!r}.", fix="give each layer its own name"))
-                number = 1
-                while f"{layer.name}_{number}" in taken:
+            if layer.is_named:
+                other = taken.setdefault(layer.name, layer)
+                if other is not layer and layer.given_name is not None and other.given_name is not None:
+                    raise InvalidValue(
+                        explain(
+                            f"two layers are named {layer.name!r}.",
+                            expected="names that differ",
+                            received=f"{layer.name!r} twice",
+                            fix="give each layer a name of its own",
+                        )
+                    )
+        for layer in self._topology.layers:
+            if not layer.is_named:
+                number, base = 1, layer.name
+                while taken.setdefault(layer.name, layer) is not layer:
+                    layer.name = f"{base}_{number}"
                     number += 1
-                layer.name = f"{layer.name}_{number}"
-            taken[layer.name] = layer
+                layer.is_named = True
 
     # --- structure ----------------------------------------------------------------------------------------------------
 
@@ -238,19 +250,25 @@ class Model(Layer):
 
     def graph(self, kind: str, weighted: bool = False) -> Graph:
         """The graph of a prediction, an evaluation, or a training step; with a weight for each sample or without."""
-        self._follow_trainability()
+        self._follow_changes()
         key = kind + "+weights" * weighted
         if key not in self._graphs:
             self.require_built()
             self._graphs[key] = self._trace(kind, weighted)
+            self._seen_layers = self._signature()
         return self._graphs[key]
 
-    def _follow_trainability(self) -> None:
-        """Derive the training step again if a layer was frozen or thawed."""
-        if self._trainability != Layer.trainability:
-            self._trainability = Layer.trainability
-            if any(key.startswith(steps.TRAINING) for key in self._graphs):
+    def _follow_changes(self) -> None:
+        """Derive everything again if a layer was frozen, thawed or given other layers."""
+        if self._seen_changes != Layer.changes:
+            self._seen_changes = Layer.changes
+            if self._graphs and self._signature() != self._seen_layers:
                 self._changed()
+
+    def _signature(self) -> tuple[int, ...]:
+        """What the graphs depend on: the layers, however deep, and which weights are trained."""
+        layers = [id(each) for layer in self.layers for each in (layer, *layer.all_sublayers())]
+        return (*layers, 0, *(id(weight) for weight in self.trainable_weights))
 
     @uncollected
     def _trace(self, kind: str, weighted: bool) -> Graph:
@@ -284,8 +302,8 @@ class Model(Layer):
 
     def program(self, kind: str, batch: int, weighted: bool = False) -> Program:
         """The program for a batch of that many rows, bound to the model's device."""
-        if self._trainability != Layer.trainability:
-            self._follow_trainability()
+        if self._seen_changes != Layer.changes:
+            self._follow_changes()
         key = kind + "+weights" * weighted
         return self._workspace.program(key, batch, lambda: self.graph(kind, weighted))
 

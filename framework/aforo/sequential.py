@@ -78,14 +78,17 @@ class Sequential(Model):
 
     def _add(self, layer: Layer) -> None:
         again = self._names.get(layer.name) is layer  # a layer may stand in the stack twice, and shares its weights
-        if layer.given_name is None and not again:
+        if layer.given_name is None and not again and (not layer.is_named or layer.name in self._names):
             layer.name = self._free_name(layer.name)
         elif not again and layer.name in self._names:
             raise InvalidValue(explain(f"two layers are named {layer.name!r}.", fix="give each layer a name of its own"))
         self._check_given_shape(layer)
+        if not layer.built:
+            layer.dtype = self.dtype  # unless what it is given says otherwise
         if self._stages:
             with tracing():
                 self._stages.append(_single(layer, layer.forward(self._stages[-1])))
+        layer.is_named = True
         self._stack.append(layer)
         self._names[layer.name] = layer
         self._follow_stack()
@@ -129,6 +132,7 @@ class Sequential(Model):
         for head in self.heads:
             head.target = None
         self._changed()
+        Layer.changes += 1
 
     def restore(self, before: dict[str, Any]) -> None:
         was_built = self.built

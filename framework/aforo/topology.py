@@ -43,7 +43,7 @@ class Topology:
         def current(x: Tensor) -> Tensor:
             if id(x) not in now:
                 source = x.variable.source if x.op == "variable" else None
-                now[id(x)] = x if source is None else leaf(source)  # a weight used in an expression between layers
+                now[id(x)] = x if source is None else leaf(source)  # the weight itself, not its value when this was written
             return now[id(x)]
 
         for record in self.records:
@@ -97,9 +97,9 @@ def capture(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Topology:
                         fix="af.Model([a, b], y)",
                     )
                 )
-            if x.symbolic:
+            if x.inputs:  # also what is computed beside the inputs, from weights or arrays: at every step anew
                 records[id(x)] = x
-            before = list(x.inputs) if x.symbolic else []
+            before = list(x.inputs)
         for each in before:
             if id(each) not in seen:
                 seen.add(id(each))

@@ -161,6 +161,13 @@ class Tensor:
     def op(self) -> str:
         return self.primitive.name
 
+    def folds(self, op: str) -> bool:
+        """Whether it comes from this primitive, and operations on it may look at what that was given.
+
+        What a layer gives may not be looked behind: the layer, and its weights, would be lost from the model.
+        """
+        return self.primitive.name == op and self.call is None
+
     @property
     def ndim(self) -> int:
         return len(self.shape)

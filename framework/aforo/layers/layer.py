@@ -46,12 +46,13 @@ class Layer:
     arity: ClassVar[tuple[float, float]] = (1, 1)
     """The fewest and the most inputs; follows from `forward`."""
 
-    trainability = 0
-    """Counts changes of `trainable`, anywhere: models look at it to know when to derive their training step again."""
+    changes = 0
+    """Counts changes of layers that models may hold, anywhere: they look at it to know when to look at their own layers."""
 
     def __init__(self, *, name: str | None = None, input_shape: Any = None, trainable: bool = True, **unknown: Any) -> None:
         refuse_options(self, unknown)
         self.given_name = name
+        self.is_named = name is not None  # by its user, or by the first model it was put into
         self._name = name or re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", type(self).__name__).lower()
         self.given_input_shape: Shape | None = None if input_shape is None else as_shape(input_shape, "input_shape")
         self.dtype = "float32"
@@ -98,6 +99,12 @@ class Layer:
                 if isinstance(each, Layer):
                     yield each
 
+    def all_sublayers(self) -> Iterator[Layer]:
+        """The layers in it, however deep."""
+        for layer in self.sublayers():
+            yield layer
+            yield from layer.all_sublayers()
+
     @property
     def weights(self) -> list[Parameter]:
         """Every weight once: its own in the order of declaration, then those of its sublayers."""
@@ -121,7 +128,7 @@ class Layer:
             weight.variable.trainable = self._trainable and weight.variable.trained
         for layer in self.sublayers():
             layer.trainable = value
-        Layer.trainability += 1
+        Layer.changes += 1
 
     def build(self, input_shape: Any) -> None:
         """Declare the weights. Layers without weights need not define it."""
@@ -157,6 +164,10 @@ class Layer:
         weight = Parameter(variable)
         self._own.append(weight)
         return weight
+
+    def pending(self, weight: Parameter) -> Tensor:
+        """A weight that is not trained, as it will be after what this step has done to it so far."""
+        return current().updates.get(weight.variable, weight)
 
     def add_update(self, weight: Parameter, value: Tensor) -> None:
         """Give a weight that is not trained a new value at the end of each training step."""

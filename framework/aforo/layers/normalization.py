@@ -55,7 +55,7 @@ class BatchNormalization(Layer):
             centered = x - mean
             variance = ops.mean(ops.square(centered), axes)
             for moving, now in ((self.moving_mean, mean), (self.moving_variance, variance)):
-                self.add_update(moving, moving * self.momentum + ops.stop_gradient(now) * (1.0 - self.momentum))
+                self.add_update(moving, self.pending(moving) * self.momentum + ops.stop_gradient(now) * (1.0 - self.momentum))
         else:
             centered, variance = x - self.moving_mean, self.moving_variance
         factor = ops.reciprocal(ops.sqrt(variance + self.epsilon))

@@ -314,10 +314,17 @@ def as_tensor(x: Any, dtype: str | None = None) -> Tensor:
 _PROMOTION = ("bool", "int32", "int64", "float32", "float64")
 
 
+def _met(x: Any, dtype: str) -> str:
+    """The dtype of a number that meets a tensor of this one: its own, unless it would not fit."""
+    if isinstance(x, (float, np.floating)) and dtype not in FLOATS:
+        return "float32"
+    return "int32" if dtype == "bool" and isinstance(x, (int, np.integer)) and not isinstance(x, bool) else dtype
+
+
 def promoted(name: str, a: Any, b: Any) -> tuple[Tensor, Tensor]:
     """Both as tensors of one dtype; a number takes the dtype of the tensor it meets."""
-    a = as_tensor(a, b.dtype if isinstance(b, Tensor) else None)
-    b = as_tensor(b, a.dtype)
+    a = as_tensor(a, _met(a, b.dtype) if isinstance(b, Tensor) else None)
+    b = as_tensor(b, _met(b, a.dtype))
     if a.dtype == b.dtype:
         return a, b
     if name == "multiply" and a.dtype == "bool" and b.dtype in FLOATS:
@@ -350,7 +357,7 @@ def scalar_source(x: Tensor) -> Tensor | None:
     """The single number that `x` repeats, if that is what it is."""
     if not x.shape:
         return x
-    return x.inputs[0] if x.op == "broadcast" and not x.inputs[0].shape else None
+    return x.inputs[0] if x.folds("broadcast") and not x.inputs[0].shape else None
 
 
 def binary(name: str, a: Any, b: Any) -> Tensor:
@@ -384,7 +391,7 @@ def _folded(name: str, a: Tensor, b: Tensor) -> Tensor | None:
         return a
     if name in ("add", "multiply") and a.dtype == b.dtype and _is_number(a, _NEUTRAL[name]):
         return b
-    if b.op == "constant" and name == "multiply" and a.op == "multiply" and a.dtype == b.dtype:
+    if b.op == "constant" and name == "multiply" and a.folds("multiply") and a.dtype == b.dtype:
         for x, factor in (a.inputs, a.inputs[::-1]):
             if factor.op == "constant":  # (x · 2) · 3 = x · 6
                 number = _folded(name, factor, b)

@@ -67,7 +67,7 @@ def gather(x: Any, indices: Any) -> Tensor:
     x, rows = as_tensor(x), as_tensor(indices)
     size = x.shape[0] if x.shape else 1
     if not rows.symbolic and not isinstance(size, Dim) and rows.dtype in INTEGERS:
-        values = np.asarray(indices) if not isinstance(indices, Tensor) else rows.numpy()
+        values = np.asarray(indices) if not isinstance(indices, Tensor) else Tensor.evaluation.numpy(rows)
         if values.min() < 0 or values.max() >= size:
             raise InvalidValue(
                 explain(

@@ -96,12 +96,12 @@ def sum(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
     """The sum over one axis, several, or all of them."""
     x = as_tensor(x)
     axes = _axes(x, axis)
-    if x.op == "multiply" and len(axes) == x.ndim:  # a common factor leaves the sum: it is then applied to one value
+    if x.folds("multiply") and len(axes) == x.ndim:  # a common factor leaves the sum: it is then applied to one value
         for value, factor in (x.inputs, x.inputs[::-1]):
             number = scalar_source(factor)
             if number is not None and value.dtype in FLOATS and number.dtype == value.dtype:
                 return sum(value, axes, keepdims) * number
-    if x.op == "sum" and axes:
+    if x.folds("sum") and axes:
         inner = x.attributes["axes"]
         outer = [i for i in range(x.inputs[0].ndim) if i not in inner]
         merged = sorted([*inner, *(outer[i] for i in axes)])

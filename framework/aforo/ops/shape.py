@@ -112,7 +112,7 @@ def reshape(x: Tensor, shape: Sequence[Size] | int) -> Tensor:
             )
     if tuple(sizes) == x.shape:
         return x
-    if x.op == "reshape":
+    if x.folds("reshape"):
         return reshape(x.inputs[0], sizes)
     return apply("reshape", x, shape=tuple(sizes))
 
@@ -151,7 +151,7 @@ def transpose(x: Tensor, axes: Sequence[int] | None = None) -> Tensor:
         raise InvalidValue(explain("transpose takes each axis once.", expected=f"{x.ndim} axes", received=axes))
     if order == tuple(range(x.ndim)):
         return x
-    if x.op == "transpose":
+    if x.folds("transpose"):
         inner = x.attributes["axes"]
         return transpose(x.inputs[0], [inner[axis] for axis in order])
     return apply("transpose", x, axes=order)
