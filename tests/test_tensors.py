@@ -18,7 +18,7 @@ from nets import Array, array_bytes, assert_close, differences, tracing
 import aforo as af
 from aforo import evaluate, ops
 
-FEW = settings(REPEATABLE, max_examples=60)
+FEW = settings(REPEATABLE, max_examples=40)
 
 
 def double(x: Any) -> af.Tensor:
@@ -154,9 +154,6 @@ def test_mixed_dtypes_give_the_wider_one() -> None:
     assert ((single > 1.0) * single).dtype == "float32"
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a fraction that meets a tensor of whole numbers is cut to a whole number: [1, 2] * 0.5 = 0"
-)
 def test_fractions_that_meet_whole_numbers_are_not_cut() -> None:
     t = af.tensor([1, 2, 3])
     assert np.array_equal((t * 0.5).numpy(), [0.5, 1.0, 1.5])
@@ -472,9 +469,6 @@ def test_a_gradient_by_an_array_is_refused_in_words() -> None:
         af.grad(ops.sum(X * X), [np.ones(2)])
 
 
-@pytest.mark.xfail(
-    strict=True, raises=af.Error, reason="an error no longer knows a weight that was assigned after it was written"
-)
 def test_the_gradient_of_an_error_by_a_weight_that_was_assigned_since() -> None:
     w = double([1.0, 2.0])
     E = ops.sum(w * w)

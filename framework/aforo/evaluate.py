@@ -16,7 +16,7 @@ import numpy as np
 from . import device as devices
 from .errors import InvalidType, InvalidValue, explain
 from .gradient import gradient
-from .graph import PRIMITIVES, TENSOR, Graph, Place, Tensor, Variable, rebuilt
+from .graph import PRIMITIVES, TENSOR, Graph, Place, Tensor, Variable, ancestors, rebuilt
 from .parameter import Leaf
 from .program import Program, Workspace
 from .specs import Dim, as_dtype
@@ -170,10 +170,18 @@ def grad(of: Tensor, wrt: Tensor | Sequence[Tensor]) -> Any:
                     fix="af.tensor(array), and af.ops functions instead of those of NumPy",
                 )
             )
-    wanted = [w.used() for w in (wrt if many else [wrt])]  # type: ignore[union-attr]
+    wanted = [_as_in(of, w) for w in (wrt if many else [wrt])]  # type: ignore[arg-type]
     found = gradient(of, wanted)
     evaluate([of, *found])
     return found if many else found[0]
+
+
+def _as_in(of: Tensor, w: Tensor) -> Tensor:
+    """A weight as `of` knows it: with the value it had when that was written, also if it was assigned another since."""
+    if isinstance(w, Leaf):
+        known = [x for x in ancestors([of]) if x.op == "variable" and x.variable.origin is w.variable]
+        return known[-1] if known else w.used()
+    return w
 
 
 class _Evaluation:

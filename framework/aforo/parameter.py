@@ -32,7 +32,7 @@ class Leaf(Tensor):
         if known is not None:
             return known  # type: ignore[no-any-return]
         snapshot = Variable(variable.name, variable.shape, variable.dtype, variable.role, owner=variable.owner)
-        snapshot.source = variable
+        snapshot.source = snapshot.origin = variable
         leaf = Tensor(self.primitive, (), {"variable": snapshot}, self.shape, self.dtype, self.place)
         variable.snapshot = weakref.ref(leaf)
         return leaf

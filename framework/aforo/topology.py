@@ -39,11 +39,13 @@ class Topology:
     def replay(self, values: Sequence[Tensor]) -> list[Tensor]:
         """The outputs for other inputs."""
         now: dict[int, Tensor] = {id(x): value for x, value in zip(self.inputs, values, strict=True)}
+        weights = {weight.variable: weight for layer in self.layers for weight in layer.weights}
 
         def current(x: Tensor) -> Tensor:
             if id(x) not in now:
-                source = x.variable.source if x.op == "variable" else None
-                now[id(x)] = x if source is None else leaf(source)  # the weight itself, not its value when this was written
+                # A weight in an expression between layers is the weight itself, not its value when this was written.
+                origin = x.variable.origin if x.op == "variable" else None
+                now[id(x)] = x if origin is None else weights[origin] if origin in weights else leaf(origin)
             return now[id(x)]
 
         for record in self.records:

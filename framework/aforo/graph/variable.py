@@ -21,7 +21,8 @@ class Variable:
     `storage`, `array` and `device` belong to the floor that runs programs; nothing below it looks at them.
 
     An expression in a notebook means the value a weight has when it is written. It reads a snapshot: a variable whose
-    `source` is the weight for as long as the weight keeps that value. `snapshot` refers, weakly, to the leaf on it.
+    `source` is the weight for as long as the weight keeps that value, and whose `origin` is the weight for good. `snapshot`
+    refers, weakly, to the leaf on it.
     """
 
     __slots__ = (
@@ -32,6 +33,7 @@ class Variable:
         "initial",
         "limit",
         "name",
+        "origin",
         "owner",
         "role",
         "shape",
@@ -66,6 +68,7 @@ class Variable:
         self.device: Any = None
         self.snapshot: Any = None
         self.source: Variable | None = None
+        self.origin: Variable | None = None
         self.limit: int | None = None  # whole numbers fed to it must be smaller
 
     def __repr__(self) -> str:

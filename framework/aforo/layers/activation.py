@@ -15,7 +15,7 @@ Function = Callable[[Tensor], Tensor]
 
 def linear(x: Tensor) -> Tensor:
     """x itself."""
-    return x
+    return x.used()
 
 
 _KNOWN: dict[str, Function] = {

@@ -13,7 +13,7 @@ from ..errors import InvalidType, InvalidValue, explain
 from ..graph import Sample, Tensor, apply, constant, current_layer, primitive
 from ..graph.primitive import Gradient, Spec
 from ..specs import FLOATS, Dim, Shape, as_dtype, written
-from .shape import broadcast_to
+from .shape import broadcast_to, repeated
 
 _TWO_OVER_ROOT_PI = 2.0 / sqrt_of(pi)
 _CONSTANT_STEPS = "it is constant between its jumps"
@@ -127,7 +127,7 @@ def power(x: Any, exponent: Any) -> Tensor:
     if p == 0.0:
         return broadcast_to(constant(1.0, base.dtype), base.shape)
     if p == 1.0:
-        return base
+        return base.used()
     if p == 2.0:
         return square(base)
     if p in (-1.0, 0.5):
@@ -182,7 +182,7 @@ primitive(
 def cast(x: Any, dtype: Any) -> Tensor:
     """x with another dtype. Passes gradients between floating-point dtypes."""
     x = as_tensor(x)
-    return x if as_dtype(dtype) == x.dtype else apply("cast", x, dtype=as_dtype(dtype))
+    return x.used() if as_dtype(dtype) == x.dtype else apply("cast", x, dtype=as_dtype(dtype))
 
 
 # --- binary -----------------------------------------------------------------------------------------------------------
@@ -325,6 +325,8 @@ def promoted(name: str, a: Any, b: Any) -> tuple[Tensor, Tensor]:
     """Both as tensors of one dtype; a number takes the dtype of the tensor it meets."""
     a = as_tensor(a, _met(a, b.dtype) if isinstance(b, Tensor) else None)
     b = as_tensor(b, _met(b, a.dtype))
+    if name == "divide" and a.dtype not in FLOATS and b.dtype not in FLOATS:
+        return cast(a, "float32"), cast(b, "float32")
     if a.dtype == b.dtype:
         return a, b
     if name == "multiply" and a.dtype == "bool" and b.dtype in FLOATS:
@@ -375,10 +377,10 @@ def _combined(name: str, a: Tensor, b: Tensor) -> Tensor:
         return broadcast_to(apply(name, one, other) if number is None else number, shape)
     neutral = _NEUTRAL.get(name)
     if neutral is not None and a.shape == shape and _is_number(other, neutral):
-        return a
+        return a.used()
     if name in ("add", "multiply") and b.shape == shape and b.dtype == a.dtype and _is_number(one, neutral):
-        return b
-    return apply(name, broadcast_to(a, shape), broadcast_to(b, shape))
+        return b.used()
+    return apply(name, repeated(a, shape), repeated(b, shape))
 
 
 def _is_number(x: Tensor | None, value: float | None) -> bool:

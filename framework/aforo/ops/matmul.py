@@ -71,6 +71,8 @@ def matmul(a: Any, b: Any) -> Tensor:
                 fix="a * b",
             )
         )
+    if a.ndim == 1 and b.ndim == 1:
+        return reshape(matmul(reshape(a, (1, *a.shape)), reshape(b, (*b.shape, 1))), ())
     if a.ndim == 1:
         out = matmul(reshape(a, (1, *a.shape)), b)
         return reshape(out, out.shape[:-2] + out.shape[-1:])

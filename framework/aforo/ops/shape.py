@@ -111,7 +111,7 @@ def reshape(x: Tensor, shape: Sequence[Size] | int) -> Tensor:
                 )
             )
     if tuple(sizes) == x.shape:
-        return x
+        return x.used()
     if x.folds("reshape"):
         return reshape(x.inputs[0], sizes)
     return apply("reshape", x, shape=tuple(sizes))
@@ -150,7 +150,7 @@ def transpose(x: Tensor, axes: Sequence[int] | None = None) -> Tensor:
     if sorted(order) != list(range(x.ndim)):
         raise InvalidValue(explain("transpose takes each axis once.", expected=f"{x.ndim} axes", received=axes))
     if order == tuple(range(x.ndim)):
-        return x
+        return x.used()
     if x.folds("transpose"):
         inner = x.attributes["axes"]
         return transpose(x.inputs[0], [inner[axis] for axis in order])
@@ -214,7 +214,11 @@ primitive(
 
 def broadcast_to(x: Tensor, shape: Sequence[Size]) -> Tensor:
     """x repeated to a larger shape, by NumPy's rule, without a byte of memory."""
-    shape = tuple(shape)
+    return repeated(x, tuple(shape)).used()
+
+
+def repeated(x: Tensor, shape: Shape) -> Tensor:
+    """x, or x repeated to the shape: what goes into another operation."""
     return x if x.shape == shape else apply("broadcast", x, shape=shape)
 
 
@@ -389,4 +393,4 @@ def concatenate(tensors: Sequence[Tensor], axis: int = -1) -> Tensor:
     tensors = list(tensors)
     if not tensors:
         raise InvalidValue(explain("there is nothing to concatenate."))
-    return tensors[0] if len(tensors) == 1 else apply("concatenate", *tensors, axis=as_axis(tensors[0], axis))
+    return tensors[0].used() if len(tensors) == 1 else apply("concatenate", *tensors, axis=as_axis(tensors[0], axis))
