@@ -361,7 +361,7 @@ def test_the_random_nets_meet_everything_they_should() -> None:
     assert {loss for net in nets for _, loss, _ in net.heads} == set(LOSSES)
     assert {len(net.inputs) for net in nets} == {len(net.heads) for net in nets} == {1, 2, 3}
     uses = [[node.value for node in net.nodes if node.op == "dense"] for net in nets]
-    assert sum(len(set(use)) < len(use) for use in uses) > 40, "few nets share a layer"
+    assert sum(len(set(use)) < len(use) for use in uses) > 30, "few nets share a layer"
     broadcast = [
         net for net in nets for node in net.nodes
         if node.op in ("add", "multiply", "minus") and net.nodes[node.inputs[0]].shape != net.nodes[node.inputs[1]].shape
