@@ -429,10 +429,10 @@ def test_random_nets_predict_descend_and_take_memory_as_they_should(block: int, 
     assert worst <= 1.05, f"net {number}: the arena is {worst:.4f} of its lower bound"
 
 
-@pytest.mark.parametrize("block", range(0, 40, 2))  # every second net: more than a hundred
+@pytest.mark.parametrize("block", range(0, 60, 3))  # every third net
 def test_random_nets_train_as_in_pytorch(block: int) -> None:
     torch, m = torchs()
-    for number in range(block, NETS, 40):
+    for number in range(block, NETS, 60):
         net = sketch(number)
         options = {"momentum": 0.9} if number % 3 else {}
         model = compiled(net, number, af.SGD(learning_rate=0.05, **options))
@@ -965,3 +965,21 @@ def test_what_several_outputs_are_compiled_for_must_be_complete(options: dict[st
     model.compile(loss="mse")
     x, y = samples()
     assert len(model.train_on_batch(x, y)) == 3
+
+
+def test_a_loss_is_no_output_to_predict() -> None:
+    a, t = af.Input([3]), af.Input([2])
+    model = af.Model([a, t], af.losses.mse(t, af.Dense(2)(a)))
+    with pytest.raises(af.Error, match=r"a row for each sample(.|\n)*compile"):
+        model.predict([np.ones((4, 3)), np.ones((4, 2))])
+
+
+def test_a_model_inside_that_was_given_another_width_is_named() -> None:
+    inner = af.Sequential([af.Dense(4, input_shape=[3]), af.Dense(2)], name="inner")
+    a = af.Input([3])
+    model = af.Model(a, inner(a))
+    model.predict(np.ones((2, 3)))
+    inner.pop()
+    inner.add(af.Dense(7))
+    with pytest.raises(af.Error, match=r"'inner' has changed(.|\n)*\(batch, 2\)(.|\n)*\(batch, 7\)"):
+        model.predict(np.ones((2, 3)))

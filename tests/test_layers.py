@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import math
 import tracemalloc
 from collections.abc import Callable, Sequence
@@ -723,3 +725,77 @@ def test_the_sizes_of_a_layer_with_layers_inside_count_every_weight_once() -> No
     assert layer.trainable_weights == [] and len(layer.weights) == 5
     layer.trainable = True
     assert len(layer.trainable_weights) == 5
+
+
+# --- configurations ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if not name.startswith(("Lambda", "Custom", "a layer"))])
+def test_a_layer_made_from_its_configuration_computes_the_same(name: str) -> None:
+    case = CASES[name]
+    layer = case.make()
+    again = type(layer).from_config(copy.deepcopy(layer.get_config()))
+    assert again.get_config() == layer.get_config()
+    inputs = [af.tensor(x) for x in arrays(case, "float32")]
+    given = inputs if len(inputs) > 1 else inputs[0]
+    expected = layer(given)
+    again(given)
+    assert [w.shape for w in again.weights] == [w.shape for w in layer.weights]
+    for new, old in zip(again.weights, layer.weights, strict=True):
+        new.assign(old.numpy())
+    assert np.array_equal(again(given).numpy(), expected.numpy())
+
+
+def test_a_stack_survives_json_and_names_what_it_does_not_know() -> None:
+    class Own(af.Layer):
+        def __init__(self, factor: float) -> None:
+            super().__init__()
+            self.factor = factor
+
+        def forward(self, x: Any) -> Any:
+            return x * self.factor
+
+    inner = af.Sequential([af.Dense(3, af.ops.tanh)], name="inner")
+    layers = [af.Dense(4, "relu", kernel_initializer=af.initializers.he_normal), af.Dropout(0.5), Own(2.0), inner]
+    model = af.Sequential([*layers, af.Dense(2, kernel_regularizer="l2")], dtype="float64")
+    model.build((None, 5))
+    config = json.loads(json.dumps(model.get_config()))
+    again = af.Sequential.from_config(config, custom_objects={"Own": Own})
+    again.set_weights(model.get_weights())
+    x = np.random.default_rng(0).normal(size=(6, 5))
+    assert np.array_equal(again.predict(x), model.predict(x)) and again.predict(x).dtype == np.float64
+    assert [type(layer) for layer in again.layers] == [type(layer) for layer in model.layers]
+    config["layers"][0]["class"] = "Dens"
+    with pytest.raises(af.Error, match="no layer named 'Dens'"):
+        af.Sequential.from_config(config)
+    with pytest.raises(af.Error, match="no configuration"):
+        af.Dense.from_config(3)
+
+
+def test_a_dropout_that_stands_twice_in_a_net_draws_twice() -> None:
+    a = af.Input([40])
+    layer = af.Dropout(0.5)
+    model = af.Model(
+        a, af.Dense(40, use_bias=False, kernel_initializer=lambda s, d, r: np.eye(40, dtype=d))(layer(a) - layer(a))
+    )
+    model.compile(loss="mse", optimizer=af.SGD(0.0))
+    assert model.train_on_batch(np.ones((8, 40)), np.zeros((8, 40))) > 0.5
+    assert model.evaluate(np.ones((8, 40)), np.zeros((8, 40))) == 0
+
+
+def test_freezing_reaches_layers_that_are_made_or_added_later() -> None:
+    class Inner(af.Layer):
+        def build(self, input_shape: Any) -> None:
+            self.parts = {"first": af.Dense(2), "second": af.Dense(3)}
+
+        def forward(self, x: Any) -> Any:
+            return self.parts["second"](self.parts["first"](x))
+
+    layer = Inner(trainable=False)
+    layer(np.ones((2, 4)))
+    assert len(layer.weights) == 4
+    stack = af.Sequential([af.Dense(2)])
+    stack.trainable = False
+    stack.add(af.Dense(2))
+    stack.build((None, 3))
+    assert not stack.trainable_weights and len(stack.weights) == 4

@@ -18,7 +18,7 @@ from nets import Array, array_bytes, assert_close, differences, tracing
 import aforo as af
 from aforo import evaluate, ops
 
-FEW = settings(REPEATABLE, max_examples=40)
+FEW = settings(REPEATABLE, max_examples=25)
 
 
 def double(x: Any) -> af.Tensor:
@@ -788,3 +788,18 @@ def test_a_loss_is_a_layer_that_predictions_know_nothing_of() -> None:
     assert predicted == {"forward"} and trained == {"forward", "loss", "backward", "update"}
     with pytest.raises(af.Error, match=r"mse[\s\S]*\(6, 3\)[\s\S]*\(6, 2\)"):
         af.losses.mse(y[:, :2], double(p))
+
+
+def test_magnitudes_and_varying_powers_are_numpys() -> None:
+    t = double([-1.5, 2.0])
+    assert np.array_equal(abs(t).numpy(), [1.5, 2.0])
+    assert_close((2**t).numpy(), 2.0 ** np.array([-1.5, 2.0]), 1e-15)
+    assert_close(ops.sum(double([[1.0, 2.0]]), np.int64(1)).numpy(), [3.0], 0.0)
+    with pytest.raises(af.Error, match="above 0"):
+        (-2) ** t
+
+
+def test_numbers_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(af.Error, match=r"float32 cannot hold(.|\n)*float64"):
+        af.tensor(1e40)
+    assert af.tensor(1e40, dtype="float64").item() == 1e40

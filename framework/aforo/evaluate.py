@@ -41,6 +41,15 @@ def tensor(data: Any, dtype: Any = None, device: Any = "cpu") -> Leaf:
     usual = {"f": "float32", "b": "bool"}.get(array.dtype.kind, "int32" if array.dtype.itemsize <= 4 else "int64")
     target = devices.device(device)
     kind = usual if dtype is None else as_dtype(dtype)
+    if array.dtype.kind == "f" and kind == "float32" and not (np.abs(array[np.isfinite(array)]) <= np.finfo(kind).max).all():
+        raise InvalidValue(
+            explain(
+                "a tensor of float32 cannot hold these numbers.",
+                expected=f"magnitudes up to {np.finfo(kind).max:.3g}",
+                received=float(np.abs(array[np.isfinite(array)]).max()),
+                fix='af.tensor(array, dtype="float64")',
+            )
+        )
     variable = Variable("tensor", array.shape, kind, TENSOR, lambda: array.astype(kind))
     devices.materialise(variable, {}, target)
     variable.initial = None

@@ -85,7 +85,7 @@ def ones(shape: tuple[int, ...], dtype: str, rng: np.random.Generator) -> Array:
     return np.ones(shape, dtype)
 
 
-_KNOWN: dict[str, Initializer] = {
+KNOWN: dict[str, Initializer] = {
     function.__name__: function
     for function in (
         glorot_uniform, glorot_normal, he_uniform, he_normal, lecun_uniform, lecun_normal, random_uniform, random_normal,
@@ -97,9 +97,9 @@ _KNOWN: dict[str, Initializer] = {
 def get(identifier: str | Initializer) -> Initializer:
     """The initializer of that name, or the callable itself."""
     if isinstance(identifier, str):
-        if identifier not in _KNOWN:
-            raise unknown_name("initializer", identifier, _KNOWN)
-        return _KNOWN[identifier]
+        if identifier not in KNOWN:
+            raise unknown_name("initializer", identifier, KNOWN)
+        return KNOWN[identifier]
     if not callable(identifier):
         raise InvalidType(
             explain(

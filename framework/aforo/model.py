@@ -38,6 +38,8 @@ class Model(Layer):
     inputs, outputs: what `af.Input` gave, and what layers called on it gave; one, a list, or a dict by name.
     """
 
+    remembers = False
+
     def __init__(self, inputs: Any, outputs: Any, *, name: str | None = None) -> None:
         super().__init__(name=name)
         self._start()
@@ -275,6 +277,16 @@ class Model(Layer):
         context = Context(training=kind == steps.TRAINING, step=lambda: leaf(self._step))
         with tracing(), collecting(context):
             predictions = self.replay([leaf(variable) for variable in self.inputs])
+            for y_pred in predictions:
+                if not y_pred.shape or y_pred.shape[0] != BATCH:
+                    raise InvalidValue(
+                        explain(
+                            "what a model predicts has a row for each sample.",
+                            expected="shape (batch, …)",
+                            received=written(y_pred.shape),
+                            fix="a loss is no output: model.compile(loss=…)",
+                        )
+                    )
             if kind == steps.PREDICTION:
                 return steps.prediction(self._outputs.names, predictions)
             optimizer = self.require_compiled()

@@ -43,7 +43,7 @@ class L1L2:
         return self.parts[0](weight) + self.parts[1](weight)
 
 
-_KNOWN: dict[str, Callable[[], Regularizer]] = {"l1": L1, "l2": L2, "l1_l2": L1L2}
+KNOWN: dict[str, Callable[[], Regularizer]] = {"l1": L1, "l2": L2, "l1_l2": L1L2}
 
 
 def get(identifier: Any) -> Regularizer | None:
@@ -51,9 +51,9 @@ def get(identifier: Any) -> Regularizer | None:
     if identifier is None:
         return None
     if isinstance(identifier, str):
-        if identifier.lower() not in _KNOWN:
-            raise unknown_name("regularizer", identifier, _KNOWN)
-        return _KNOWN[identifier.lower()]()
+        if identifier.lower() not in KNOWN:
+            raise unknown_name("regularizer", identifier, KNOWN)
+        return KNOWN[identifier.lower()]()
     if not callable(identifier):
         raise InvalidType(
             explain(

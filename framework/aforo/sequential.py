@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from .errors import InvalidState, InvalidType, InvalidValue, explain
+from .errors import InvalidState, InvalidType, InvalidValue, explain, unknown_name
 from .graph import BATCH as BATCH_ROLE
 from .graph import Tensor, Variable, leaf, tracing
+from .layers.config import checked
 from .layers.layer import Layer, revertible
 from .model import Model
 from .specs import BATCH, FLOATS, Shape, as_dtype, as_shape, written
@@ -41,6 +42,26 @@ class Sequential(Model):
         self._start()
         for layer in layers or []:
             self.add(layer)
+
+    def get_config(self) -> dict[str, Any]:
+        """Its name, its dtype, the shape of its input if that is known, and the class and configuration of each layer."""
+        layers = [{"class": type(layer).__name__, "config": layer.get_config()} for layer in self._stack]
+        shape = list(self.inputs[0].shape[1:]) if self.inputs else None
+        return {"name": self.name, "dtype": self.dtype, "input_shape": shape, "layers": layers}
+
+    @classmethod
+    def from_config(cls, config: Any, custom_objects: Mapping[str, type[Layer]] | None = None) -> Sequential:
+        """A new stack, made as the one that gave this configuration. `custom_objects` names classes of the user's own."""
+        given = checked(config, "Sequential")
+        model = cls(name=given.get("name"), dtype=given.get("dtype", "float32"))
+        known = {**{each.__name__: each for each in _classes(Layer)}, **(custom_objects or {})}
+        for entry in given.get("layers", []):
+            if entry["class"] not in known:
+                raise unknown_name("layer", entry["class"], known, fix=f'custom_objects={{"{entry["class"]}": …}}')
+            model.add(known[entry["class"]].from_config(entry["config"]))
+        if given.get("input_shape") and not model.built:
+            model.build((None, *given["input_shape"]))
+        return model
 
     @property
     def layers(self) -> list[Layer]:
@@ -85,6 +106,8 @@ class Sequential(Model):
         self._check_given_shape(layer)
         if not layer.built:
             layer.dtype = self.dtype  # unless what it is given says otherwise
+        if not self.trainable:
+            layer.trainable = False
         if self._stages:
             with tracing():
                 self._stages.append(_single(layer, layer.forward(self._stages[-1])))
@@ -207,6 +230,13 @@ class Sequential(Model):
         for layer in self._stack:
             x = _single(layer, layer.forward(x))
         return [x]
+
+
+def _classes(base: type[Layer]) -> Iterator[type[Layer]]:
+    """Every kind of layer there is."""
+    for each in base.__subclasses__():
+        yield each
+        yield from _classes(each)
 
 
 def _single(layer: Layer, out: Any) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import InvalidType, InvalidValue, explain
+from .errors import InvalidState, InvalidType, InvalidValue, explain
 from .graph import BATCH as BATCH_ROLE
 from .graph import Spelling, Tensor, Variable, apply, leaf
 from .layers.layer import Call, Layer, flattened, mapped
@@ -51,7 +51,17 @@ class Topology:
         for record in self.records:
             if isinstance(record, Call):
                 made = flattened(record.layer.forward(*[mapped(x, current) for x in record.inputs]))
-                now.update({id(x): value for x, value in zip(record.outputs, made, strict=True)})
+                for x, value in zip(record.outputs, made, strict=True):
+                    if value.shape[1:] != x.shape[1:]:
+                        raise InvalidState(
+                            explain(
+                                f"layer {record.layer.name!r} has changed since the model was made.",
+                                expected=f"outputs of shape {written(x.shape)}",
+                                received=written(value.shape),
+                                fix="make the model anew: af.Model(inputs, outputs)",
+                            )
+                        )
+                    now[id(x)] = value
             else:
                 again = apply(record.op, *map(current, record.inputs), **record.attributes)
                 if record.spelling is not None:

@@ -18,7 +18,7 @@ def linear(x: Tensor) -> Tensor:
     return x.used()
 
 
-_KNOWN: dict[str, Function] = {
+KNOWN: dict[str, Function] = {
     "linear": linear,
     "none": linear,
     "relu": ops.relu,
@@ -45,14 +45,14 @@ def get(identifier: str | Function | None) -> Function:
     if identifier is None:
         return linear
     if isinstance(identifier, str):
-        if identifier.lower() not in _KNOWN:
+        if identifier.lower() not in KNOWN:
             raise unknown_name(
                 "activation",
                 identifier,
-                _KNOWN,
+                KNOWN,
                 fix="any callable will do, e.g. activation=lambda z: af.ops.sin(z) * z",
             )
-        return _KNOWN[identifier.lower()]
+        return KNOWN[identifier.lower()]
     if isinstance(identifier, type):
         raise InvalidType(
             explain(

@@ -18,12 +18,14 @@ class Context:
     step       gives the number of the training step, as a value of the graph
     updates    new values of variables that are not trained, such as moving averages
     penalties  numbers that are added to the loss
+    draws      how often each layer has drawn random numbers in this step
     """
 
     training: bool = False
     step: Callable[[], Tensor] | None = None
     updates: dict[Variable, Tensor] = field(default_factory=dict)
     penalties: list[Tensor] = field(default_factory=list)
+    draws: dict[int, int] = field(default_factory=dict)
 
 
 _context: ContextVar[Context | None] = ContextVar("context", default=None)

@@ -20,6 +20,7 @@ from ..parameter import Parameter
 from ..random import new_stream
 from ..settings import refuse_options
 from ..specs import FLOATS, Shape, as_shape, written
+from .config import checked, plain, recorded
 from .context import Context, collecting, current
 
 
@@ -37,7 +38,7 @@ class Layer:
 
     A subclass declares its weights in `build(input_shape)` with `add_weight`, and uses them in `forward(x)`. `build` runs
     once, at the first call, when the sizes are known; `input_shape` includes the batch axis. Layers kept in attributes, or in
-    lists of them, are part of the layer.
+    lists or dicts of them, are part of the layer.
     """
 
     takes: ClassVar[str] = "any"
@@ -45,6 +46,9 @@ class Layer:
 
     arity: ClassVar[tuple[float, float]] = (1, 1)
     """The fewest and the most inputs; follows from `forward`."""
+
+    remembers: ClassVar[bool] = True
+    """Whether what it was made with is its configuration."""
 
     changes = 0
     """Counts changes of layers that models may hold, anywhere: they look at it to know when to look at their own layers."""
@@ -63,6 +67,8 @@ class Layer:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        if "__init__" in cls.__dict__ and cls.remembers:
+            cls.__init__ = recorded(cls.__dict__["__init__"])  # type: ignore[method-assign]
         if "forward" in cls.__dict__:
             cls.arity = _arity(cls.__dict__["forward"])
             cls.forward = _building(cls.__dict__["forward"])  # type: ignore[method-assign]
@@ -95,7 +101,8 @@ class Layer:
     def sublayers(self) -> Iterator[Layer]:
         """The layers in its attributes."""
         for value in vars(self).values():
-            for each in value if isinstance(value, (list, tuple)) else (value,):
+            kept = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else (value,)
+            for each in kept:
                 if isinstance(each, Layer):
                     yield each
 
@@ -185,6 +192,22 @@ class Layer:
         """Be what it was before it was built in vain."""
         vars(self).clear()
         vars(self).update(before)
+
+    def get_config(self) -> dict[str, Any]:
+        """What it was made with, as data. A function of the user's own stays a function."""
+        made_with: dict[str, Any] = {"name": self.name, **vars(self).get("made_with", {})}
+        return {name: plain(value) for name, value in {**made_with, "name": self.name}.items()}
+
+    @classmethod
+    def from_config(cls, config: Any) -> Any:
+        """A new layer, made as the one that gave this configuration; its weights are drawn anew."""
+        given = checked(config, cls.__name__)
+        takes = signature(cls.__init__).parameters
+        named = "name" in takes or any(p.kind is p.VAR_KEYWORD for p in takes.values())
+        name = given.get("name") if named else given.pop("name", None)
+        layer = cls(**given)
+        layer.name = name or layer.name
+        return layer
 
     def count_params(self) -> int:
         """How many numbers its weights hold."""
@@ -323,6 +346,8 @@ def _building(forward: Callable[..., Any]) -> Callable[..., Any]:
                 self.dtype = next((dtype for dtype in FLOATS if dtype in dtypes), self.dtype)
                 self.build(shapes[0] if len(shapes) == 1 else shapes)
                 self.built = True
+                if not self._trainable:  # also what it made just now
+                    self.trainable = False
             began = now()
             out = forward(self, *inputs)
             outputs = _check_outputs(self, out)

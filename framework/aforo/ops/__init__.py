@@ -67,6 +67,8 @@ abs = absolute
 class _Operations:
     binary = staticmethod(_elementwise.binary)
     negative = staticmethod(_elementwise.negative)
+    absolute = staticmethod(_elementwise.absolute)
+    exponential = staticmethod(_elementwise.exponential)
     power = staticmethod(_elementwise.power)
     matmul = staticmethod(_matmul.matmul)
     getitem = staticmethod(_shape.getitem)

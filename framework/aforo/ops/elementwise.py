@@ -135,6 +135,19 @@ def power(x: Any, exponent: Any) -> Tensor:
     return apply("power", base, exponent=p)
 
 
+def exponential(base: Any, x: Tensor) -> Tensor:
+    """A constant base above 0 to the power of x, elementwise."""
+    if isinstance(base, bool) or not isinstance(base, (int, float, np.number)) or not float(base) > 0:
+        raise InvalidValue(
+            explain(
+                f"the base of a varying power must be a number above 0{where_it_happened()}.",
+                received=repr(base),
+                fix="af.ops.exp(x * af.ops.log(base)) for a tensor of positive bases",
+            )
+        )
+    return exp(x * float(np.log(float(base))))
+
+
 primitive(
     "square",
     spec=_float_spec("square"),

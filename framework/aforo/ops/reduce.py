@@ -77,7 +77,7 @@ primitive(
 def _axes(x: Tensor, axis: Axes) -> tuple[int, ...]:
     if axis is None:
         return tuple(range(x.ndim))
-    chosen = [axis] if isinstance(axis, int) else list(axis)
+    chosen = [axis] if hasattr(axis, "__index__") else list(axis)
     axes = tuple(sorted(as_axis(x, a) for a in chosen))
     if len(set(axes)) != len(axes):
         raise InvalidValue(explain("each axis can be reduced once.", received=axis))
