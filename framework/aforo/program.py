@@ -60,7 +60,7 @@ class Program:
             if value.variable is not None and value.variable.role == BATCH
         }
         scalar = Layout.dense(())
-        self._backend = backend
+        self.backend = backend
         self._sized = [
             (backend.view(constants[each], strided(scalar, each.dtype, sizes)), each.at(sizes))
             for each in plan.constants
@@ -70,7 +70,7 @@ class Program:
     def activate(self) -> None:
         """Write the constants that depend on the sizes; another program may have left its own."""
         for array, value in self._sized:
-            self._backend.copy_in(array, value)
+            self.backend.copy_in(array, value)
 
 
 class Workspace:

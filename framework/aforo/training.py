@@ -25,6 +25,7 @@ from .steps import EVALUATION, PREDICTION, TRAINING
 
 if TYPE_CHECKING:
     from .model import Model
+    from .program import Program
 
 Array = np.ndarray[Any, Any]
 
@@ -103,26 +104,26 @@ def _inputs(model: Model, x: Any, what: str) -> list[tuple[Variable, Array]]:
     return columns
 
 
-def _run(model: Model, batches: Batches, kind: str, batch_size: int, order: Array | None = None) -> Iterator[int]:
-    """Run a program over the data, batch by batch; after each, the number of rows done."""
+def _run(
+    model: Model, batches: Batches, kind: str, batch_size: int, order: Array | None = None
+) -> Iterator[tuple[int, Program]]:
+    """Run a program over the data, batch by batch; after each, the number of rows done and the program."""
     if kind == TRAINING:
         for weight in model.weights:
             devices.preserve(weight.variable)
-    backend = devices.device(model.device).backend
-    gather, copy_in = backend.gather, backend.copy_in
     for start in range(0, batches.rows, batch_size):
         stop = min(start + batch_size, batches.rows)
         program = model.program(kind, stop - start, batches.weighted)
-        slots = program.slots
+        slots, backend = program.slots, program.backend
         for slot, values in batches.columns:
             if slot not in slots:
                 continue  # a loss may ignore its targets
             if order is None:
-                copy_in(slots[slot], values[start:stop])
+                backend.copy_in(slots[slot], values[start:stop])
             else:
-                gather(slots[slot], values, order[start:stop])
+                backend.gather(slots[slot], values, order[start:stop])
         program.run()
-        yield stop
+        yield stop, program
 
 
 def _reset(model: Model) -> None:
@@ -187,19 +188,20 @@ def predict(model: Model, x: Any, batch_size: int, verbose: Any) -> Any:
     with model.lock:
         level(verbose)
         whole("batch_size", batch_size, 1)
-        with revertible():
-            model.build_from(x)
-            model.require_built()
+        if model.built:  # a single row takes less time than the care for what may fail in building
             columns = _inputs(model, x, "x")
+        else:
+            with revertible():
+                model.build_from(x)
+                model.require_built()
+                columns = _inputs(model, x, "x")
         rows = len(columns[0][1])
         names, heads = model.output_names, model.outputs
         results = [np.empty((rows, *head.shape[1:]), head.dtype) for head in heads]
-        backend = devices.device(model.device).backend
         done = 0
-        for stop in _run(model, Batches(columns, rows), PREDICTION, batch_size):
-            outputs = model.program(PREDICTION, stop - done).outputs
+        for stop, program in _run(model, Batches(columns, rows), PREDICTION, batch_size):
             for name, result in zip(names, results, strict=True):
-                result[done:stop] = backend.copy_out(outputs[name])
+                result[done:stop] = program.backend.copy_out(program.outputs[name])
             done = stop
         return model.joined(results)
 
@@ -332,7 +334,7 @@ def _train(
             done = 0
             for function in before_batch:
                 function(0, {})
-            for number, stop in enumerate(_run(model, batches, TRAINING, batch_size, order)):
+            for number, (stop, _) in enumerate(_run(model, batches, TRAINING, batch_size, order)):
                 report.advance(stop - done)
                 done = stop
                 if after_batch:
