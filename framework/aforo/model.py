@@ -19,7 +19,6 @@ from .layers.context import Context, collecting
 from .layers.layer import Layer, flattened
 from .metrics import Total
 from .parameter import Parameter
-from .plan import Plan, make_plan
 from .program import Program, Workspace
 from .specs import BATCH, Shape, written
 from .topology import Structure, Topology, capture
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from .callbacks import Callback
     from .history import History
     from .memory import Report
+    from .plan import Plan
 
 Array = np.ndarray[Any, Any]
 
@@ -321,6 +321,8 @@ class Model(Layer):
 
     def plan(self, batch: int, training: bool = True, device: Any = None) -> Plan:
         """The plan of a training step or of a prediction. Creates no weights; needs neither data nor the device."""
+        from .plan import make_plan
+
         target = self._device if device is None else devices.device(device)
         return make_plan(self.graph(steps.TRAINING if training else steps.PREDICTION), target.profile, {"batch": batch})
 

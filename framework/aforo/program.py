@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aforo_backends.contract import Instruction, Storage
 
 from .device import Device, Generation, fill, materialise, strided
 from .graph import BATCH, Graph
-from .plan import Constant, Operand, Plan, make_plan, verify
 from .specs import Layout, at, value_bytes
+
+if TYPE_CHECKING:
+    from .plan import Constant, Operand, Plan
 
 Sizes = Mapping[str, int]
 _KEPT_PROGRAMS = 16
@@ -22,6 +24,8 @@ class Program:
     def __init__(
         self, plan: Plan, sizes: Sizes, device: Device, arena: Storage | None, constants: dict[Constant, Storage]
     ) -> None:
+        from .plan import Operand
+
         backend = device.backend
         views: dict[tuple[int, Operand], Any] = {}
 
@@ -100,6 +104,8 @@ class Workspace:
         return program
 
     def _bind(self, kind: str, batch: int, graph: Callable[[], Graph]) -> Program:
+        from .plan import make_plan, verify  # loaded with the first plan: it is a quarter of the time of `import aforo`
+
         sizes = {"batch": batch}
         plan = self.plans.get(kind)
         if plan is None or plan.sizes["batch"] < batch:
