@@ -348,3 +348,11 @@ def test_replacing_the_head_leaves_no_trace_of_the_old_one() -> None:
         model.compile(loss="mse")
         model.train_on_batch(x, x[:, :3])
         assert array_bytes() - held == model.memory(batch_size=20).total_bytes
+
+
+def test_a_length_is_refused_where_nothing_has_a_time_axis() -> None:
+    model = af.Sequential([af.Dense(2, input_shape=[3])])
+    model.compile(loss="mse")
+    assert model.memory(4, length=None).total_bytes == model.memory(4).total_bytes
+    with pytest.raises(af.Error, match=r"no time axis(.|\n)*length=7"):
+        model.memory(4, length=7)

@@ -415,9 +415,22 @@ class Model(Layer):
                 self._workspace = Workspace(target)
         return self
 
-    def memory(self, batch_size: int = 32, training: bool = True, device: Any = None) -> Report:
-        """Every byte a training step (or a prediction) of this batch size owns, from the plan that would run."""
+    def memory(self, batch_size: int = 32, training: bool = True, device: Any = None, length: int | None = None) -> Report:
+        """Every byte a training step (or a prediction) of this batch size owns, from the plan that would run.
+
+        length: time steps, for models whose inputs have a time axis.
+        """
         from .memory import report
+
+        if length is not None:
+            raise InvalidValue(
+                explain(
+                    f"model {self.name!r} has no time axis.",
+                    expected="length=None",
+                    received=f"length={length}",
+                    fix="model.memory(batch_size)",
+                )
+            )
 
         return report(self, batch_size, training, device)
 
