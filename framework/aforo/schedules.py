@@ -8,6 +8,7 @@ from math import log, pi
 from typing import Any
 
 from . import ops
+from .errors import InvalidType, explain
 from .graph import Tensor
 from .settings import number, whole
 
@@ -19,7 +20,9 @@ class Schedule:
     """The base of schedules."""
 
     def __call__(self, step: Tensor) -> Tensor:
-        raise NotImplementedError
+        raise InvalidType(
+            explain(f"{type(self).__name__} has no rate.", fix="def __call__(self, step): return 0.1 / (1.0 + step)")
+        )
 
 
 class Constant(Schedule):

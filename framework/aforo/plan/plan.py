@@ -10,7 +10,7 @@ from typing import Any
 from aforo_backends.contract import Profile, round_up
 
 from ..collector import uncollected
-from ..graph import PRIMITIVES, Graph, Place, Variable
+from ..graph import PRIMITIVES, Graph, Place, Tensor, Variable
 from ..specs import Layout, Shape, Size, count, value_bytes
 from . import offsets
 from .lower import Constant, Draft, Operand, Step, for_backend, lower
@@ -146,7 +146,7 @@ def make_plan(graph: Graph, profile: Profile, sizes: Mapping[str, int]) -> Plan:
             PlannedValue(value.shape, value.dtype, value.place, offset.get(i), value.variable, value.constant)
             for i, value in enumerate(draft.values)
         ),
-        steps=tuple(_planned(draft, draft.steps[index]) for index in order),
+        steps=_planned(draft, order),
         buffers=tuple(
             Buffer(where, interval.nbytes, interval.start, interval.end, tuple(values))
             for where, (interval, values) in zip(found, buffers, strict=True)
@@ -158,19 +158,25 @@ def make_plan(graph: Graph, profile: Profile, sizes: Mapping[str, int]) -> Plan:
     return plan
 
 
-def _planned(draft: Draft, step: Step) -> PlannedStep:
+def _planned(draft: Draft, order: list[int]) -> tuple[PlannedStep, ...]:
+    known: dict[Any, Size] = {}
+
+    def flops(node: Tensor) -> Size:
+        key = node.op, node.shape, tuple(x.shape for x in node.inputs)
+        if key not in known:
+            known[key] = node.primitive.flops(node)
+        return known[key]
+
     def whole(value: int) -> Operand:
         return Operand(value, Layout.dense(draft.values[value].shape))
 
-    return PlannedStep(
-        step.op,
-        step.node.attributes if step.op == step.node.op else {},
-        step.reads,
-        whole(step.write),
-        tuple(map(whole, step.scratch)),
-        step.node.place,
-        step.node.primitive.flops(step.node) if step.op == step.node.op else 0,
-    )
+    def planned(step: Step) -> PlannedStep:
+        node, own = step.node, step.op == step.node.op  # else a copy that the node needs
+        scratch = tuple(map(whole, step.scratch))
+        attributes, cost = (node.attributes, flops(node)) if own else ({}, 0)
+        return PlannedStep(step.op, attributes, step.reads, whole(step.write), scratch, node.place, cost)
+
+    return tuple(planned(draft.steps[index]) for index in order)
 
 
 def _share(draft: Draft, order: list[int], nbytes: Any) -> list[tuple[offsets.Interval, list[int]]]:
