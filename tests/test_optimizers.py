@@ -588,3 +588,21 @@ def test_class_weights_of_a_fit_are_those_of_their_rows() -> None:
         models.append((model.get_weights(), history.history))
     assert models[0][1] == models[1][1]
     assert_weights(models[0][0], models[1][0], 0.0)
+
+
+def test_a_compile_that_fails_leaves_the_optimizers_count_of_steps() -> None:
+    """Adam's bias corrections go on where they were."""
+    x, y = np.random.default_rng(0).normal(size=(2, 8, 3))
+    models = []
+    for fails in (False, True):
+        af.set_seed(3)
+        model = af.Sequential([af.Dense(3, input_shape=[3])], dtype="float64")
+        model.compile(loss="mse", optimizer=af.Adam(0.1))
+        for step in range(6):
+            if fails and step == 3:
+                with pytest.raises(af.Error):
+                    model.compile(loss="categorical_crossentropy", optimizer="adam")  # the head is linear
+            model.train_on_batch(x, y)
+        models.append(model)
+    for a, b in zip(*(model.get_weights() for model in models), strict=True):
+        assert np.array_equal(a, b)

@@ -120,7 +120,7 @@ def _elementwise(
     types = [C_TYPES[view.dtype] for view in views]
     letters = "abc"[: len(inputs)]
     tag = "_".join([name, *(view.dtype for view in views), f"{axes}d", "".join("01"[m] for m in moving)])
-    pointers = [f"{types[0]}* __restrict__ out".replace(" __restrict__", ""), *(
+    pointers = [f"{types[0]}* out", *(
         f"const {kind}* p{letter}" for kind, letter in zip(types[1:], letters, strict=True)
     )]  # fmt: skip
     numbers = ["long long n"]
@@ -166,10 +166,6 @@ def _loop(body: Sequence[str]) -> list[str]:
 def _kernel(name: str, parameters: Sequence[str], body: Sequence[str]) -> str:
     inside = "\n    ".join(body)
     return f'extern "C" __global__ void {name}({", ".join(parameters)}) {{\n    {inside}\n}}\n'
-
-
-def _literal(value: float, dtype: str) -> str:
-    return f"{C_TYPES[dtype]}({value!r})"
 
 
 def _power(instruction: Instruction) -> list[Launch]:

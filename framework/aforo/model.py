@@ -221,7 +221,7 @@ class Model(Layer):
         chosen = optimizers.get(optimizer)
         make_heads(self._outputs.names, loss, metrics, loss_weights)
         with self.lock:
-            before = self.optimizer, self.heads, self._compiled, self._slots, self.totals
+            before = self.optimizer, self.heads, self._compiled, self._slots, self.totals, self._step
             self.optimizer, self._compiled, self._slots = chosen, (loss, metrics, loss_weights), {}
             self._step = _counter()
             self._make_heads()
@@ -230,7 +230,7 @@ class Model(Layer):
                 try:
                     self.graph(steps.TRAINING if self.trainable_weights else steps.EVALUATION)
                 except BaseException:
-                    self.optimizer, self.heads, self._compiled, self._slots, self.totals = before
+                    self.optimizer, self.heads, self._compiled, self._slots, self.totals, self._step = before
                     self._changed()
                     raise
 

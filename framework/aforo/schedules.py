@@ -12,7 +12,6 @@ from .errors import InvalidType, explain
 from .graph import Tensor
 from .settings import number, whole
 
-Rate = float | Callable[[Tensor], Tensor]
 _ANY = float("inf")
 
 
