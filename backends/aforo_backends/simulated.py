@@ -211,8 +211,10 @@ class SimulatedDriver:
                 if done.returncode:
                     raise RuntimeError(f"kernels do not compile:\n{done.stderr}")
                 made.replace(self._folder / library)
-            for kernel in new:
-                (self._folder / kernel.key).write_text(library)
+                for kernel in new:  # one after the other, whole: other processes look for them meanwhile
+                    note = Path(folder) / kernel.key
+                    note.write_text(library)
+                    note.replace(self._folder / kernel.key)
         for kernel in self._waiting:
             library = (self._folder / kernel.key).read_text()
             if library not in self._libraries:
