@@ -11,6 +11,8 @@ from .errors import Error
 from .evaluate import grad, tensor
 from .graph import Tensor
 from .layers import (
+    GRU,
+    LSTM,
     Activation,
     Add,
     BatchNormalization,
@@ -24,6 +26,7 @@ from .layers import (
     LayerNormalization,
     Multiply,
     Reshape,
+    SimpleRNN,
 )
 from .model import Model
 from .optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop

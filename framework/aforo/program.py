@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from aforo_backends.contract import Instruction, Storage
+from aforo_backends.contract import Storage
 
+from .binding import Binding
 from .device import Device, Generation, fill, materialise, strided
 from .graph import BATCH, Graph
-from .specs import Layout, at, value_bytes
+from .specs import Layout, value_bytes
 
 if TYPE_CHECKING:
-    from .plan import Constant, Operand, Plan
+    from .plan import Constant, Plan
 
 Sizes = Mapping[str, int]
 _KEPT_PROGRAMS = 16
@@ -27,38 +28,11 @@ class Program:
         from .plan import Operand
 
         backend = device.backend
-        views: dict[tuple[int, Operand], Any] = {}
-
-        def located(operand: Operand) -> tuple[Storage, Any]:
-            value = plan.values[operand.value]
-            storage = arena
-            if value.variable is not None:
-                storage = value.variable.storage
-            elif value.constant is not None:
-                storage = constants[value.constant]
-            assert storage is not None
-            return storage, strided(operand.layout, value.dtype, sizes, value.offset or 0)
-
-        def array(operand: Operand) -> Any:
-            # One array a view: backends tell identical operands from overlapping ones by identity.
-            storage, view = located(operand)
-            return views.setdefault((id(storage), view), backend.view(storage, view))
-
-        calls = []
-        for step in plan.steps:
-            attributes = {key: at(value, sizes) for key, value in step.attributes.items()}
-            instruction = Instruction(
-                step.op,
-                tuple(located(operand)[1] for operand in step.reads),
-                tuple(located(operand)[1] for operand in step.writes),
-                tuple(located(operand)[1] for operand in step.scratch),
-                attributes,
-            )
-            calls.append(backend.compile(instruction, *(list(map(array, o)) for o in (step.reads, step.writes, step.scratch))))
-        self.run = backend.program(calls)
-        self.outputs = {name: array(operand) for name, operand in plan.outputs.items()}
+        bound = Binding(plan, sizes, backend, arena, constants)
+        self.run = backend.program(bound.calls)
+        self.outputs = {name: bound.array(operand) for name, operand in plan.outputs.items()}
         self.slots = {
-            value.variable: array(Operand(i, Layout.dense(value.shape)))
+            value.variable: bound.array(Operand(i, Layout.dense(value.shape)))
             for i, value in enumerate(plan.values)
             if value.variable is not None and value.variable.role == BATCH
         }
@@ -88,29 +62,29 @@ class Workspace:
         self.arena_bytes = 0
         self.constants: dict[Constant, Storage] = {}
         self.plans: dict[str, Plan] = {}
-        self.programs: dict[tuple[str, int], Program] = {}
+        self.programs: dict[tuple[str, int, int], Program] = {}
         self.active: Program | None = None
         self._generation = Generation.current
 
-    def program(self, kind: str, batch: int, graph: Callable[[], Graph]) -> Program:
-        """The program of that kind, ready to run on a batch of that many rows."""
-        program = self.programs.get((kind, batch))
+    def program(self, kind: str, batch: int, graph: Callable[[], Graph], time: int = 1) -> Program:
+        """The program of that kind, ready to run on a batch of that many rows, of that many time steps."""
+        program = self.programs.get((kind, batch, time))
         if program is None or self._generation != Generation.current:
-            program = self._bind(kind, batch, graph)
+            program = self._bind(kind, {"batch": batch, "time": time}, graph)
         if program is not self.active:
             program.activate()
             self.active = program
         return program
 
-    def _bind(self, kind: str, batch: int, graph: Callable[[], Graph]) -> Program:
+    def _bind(self, kind: str, sizes: Sizes, graph: Callable[[], Graph]) -> Program:
         from .plan import make_plan, verify  # loaded with the first plan: it is a quarter of the time of `import aforo`
 
-        sizes = {"batch": batch}
         plan = self.plans.get(kind)
-        if plan is None or plan.sizes["batch"] < batch:
-            plan = self.plans[kind] = make_plan(graph(), self.device.profile, sizes)
+        if plan is None or any(plan.sizes[name] < size for name, size in sizes.items()):
+            largest = {name: max(size, plan.sizes[name] if plan else 0) for name, size in sizes.items()}
+            plan = self.plans[kind] = make_plan(graph(), self.device.profile, largest)
             self.programs = {key: bound for key, bound in self.programs.items() if key[0] != kind}
-        elif plan.sizes["batch"] != batch:
+        if plan.sizes != sizes:
             verify(plan, sizes)
         for variable in plan.variables:
             materialise(variable, plan.sizes, self.device)
@@ -121,7 +95,7 @@ class Workspace:
         if len(self.programs) >= _KEPT_PROGRAMS:
             self.programs.pop(next(iter(self.programs)))
         self.active = None
-        program = self.programs[kind, batch] = Program(plan, sizes, self.device, self.arena, self.constants)
+        program = self.programs[kind, sizes["batch"], sizes["time"]] = Program(plan, sizes, self.device, self.arena, self.constants)
         return program
 
     def _open(self, plan: Plan) -> None:

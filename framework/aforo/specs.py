@@ -133,6 +133,12 @@ Size = int | Dim
 Shape = tuple[Size, ...]
 
 BATCH = Dim.symbol("batch")
+TIME = Dim.symbol("time")
+
+
+def varies(size: Size, symbol: str) -> bool:
+    """Whether a size depends on a symbol."""
+    return isinstance(size, Dim) and any(symbol in symbols for symbols in size.terms)
 
 
 def at(value: Any, sizes: Mapping[str, int]) -> Any:

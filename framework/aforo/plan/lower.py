@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from aforo_backends.contract import Profile, Scratch
 
-from ..graph import PRIMITIVES, Graph, Place, Tensor, Variable, rebuilt
+from ..graph import PRIMITIVES, RESULT, SCAN, Graph, Place, Tensor, Variable, rebuilt
 from ..specs import DTYPES, FLOATS, Layout, Shape, Size, at, count
 
 LEAVES = ("constant", "iota", "ones")
@@ -85,6 +85,7 @@ class Step:
     reads: tuple[Operand, ...]
     writes: tuple[int, ...]
     scratch: tuple[int, ...] = ()
+    loop: Any = None  # a plan.loops.Loop, where the instruction is one
 
 
 @dataclass
@@ -177,8 +178,13 @@ def _product_sum(node: Tensor, inputs: tuple[Tensor, ...], ones: dict[tuple[Size
     return built("reshape", 4, (product,), node.shape, shape=node.shape)
 
 
-def lower(graph: Graph, profile: Profile, sizes: Mapping[str, int]) -> Draft:
+def lower(graph: Graph, profile: Profile, sizes: Mapping[str, int], lower_loop: Callable[..., dict[int, Operand]]) -> Draft:
+    """lower_loop: adds the step of a loop, and says where its results lie."""
     draft = Draft()
+    results: dict[int, list[Tensor]] = {}
+    for node in graph.nodes:
+        if node.op == RESULT:
+            results.setdefault(id(node.inputs[0]), []).append(node)
     operands: dict[int, Operand] = {}
     copies: dict[Operand, Operand] = {}
     homes: dict[Any, int] = {}
@@ -191,6 +197,12 @@ def lower(graph: Graph, profile: Profile, sizes: Mapping[str, int]) -> Draft:
 
     for node in graph.nodes:
         record = node.primitive
+        if node.op == RESULT:
+            continue  # its loop has said where it lies
+        if node.op == SCAN:
+            reads = [operands[id(i)] for i in node.inputs]
+            operands.update(lower_loop(draft, node, results[id(node)], reads, copied))
+            continue
         if node.op == "variable" or node.op in LEAVES:
             home: Any = node.variable if node.op == "variable" else Constant.of(node)
             if home not in homes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from aforo_backends.contract import Profile, round_up
@@ -13,6 +13,7 @@ from ..collector import uncollected
 from ..graph import PRIMITIVES, Graph, Place, Tensor, Variable
 from ..specs import Layout, Shape, Size, count, value_bytes
 from . import offsets
+from .loops import Loop, lower_loop
 from .lower import Constant, Draft, Operand, Step, for_backend, lower
 from .order import by_creation, by_release, settle
 from .verify import verify
@@ -42,6 +43,7 @@ class PlannedStep:
     scratch: tuple[Operand, ...]
     place: Place
     flops: Size
+    loop: Loop | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,9 @@ class Plan:
 
     @cached_property
     def constants(self) -> tuple[Constant, ...]:
-        return tuple(dict.fromkeys(value.constant for value in self.values if value.constant is not None))
+        own = [value.constant for value in self.values if value.constant is not None]
+        within = [constant for step in self.steps if step.loop is not None for constant in step.loop.plan.constants]
+        return tuple(dict.fromkeys([*own, *within]))
 
     def __str__(self) -> str:
         def where(operand: Operand) -> str:
@@ -122,7 +126,8 @@ class Plan:
 @uncollected
 def make_plan(graph: Graph, profile: Profile, sizes: Mapping[str, int]) -> Plan:
     """Decide the order, what shares memory, and the offsets; then check all of it independently."""
-    draft = lower(for_backend(graph, profile), profile, sizes)
+    planned = partial(make_plan, profile=profile, sizes=sizes)
+    draft = lower(for_backend(graph, profile), profile, sizes, partial(lower_loop, planned=planned))
     before = settle(draft)
 
     known: dict[tuple[Shape, str], int] = {}
@@ -173,8 +178,14 @@ def _planned(draft: Draft, order: list[int]) -> tuple[PlannedStep, ...]:
     def planned(step: Step) -> PlannedStep:
         node, own = step.node, step.op == step.node.op  # else a copy that the node needs
         scratch = tuple(map(whole, step.scratch))
-        attributes, cost = (node.attributes, flops(node)) if own else ({}, 0)
         writes = tuple(map(whole, step.writes))
+        loop: Loop | None = step.loop
+        if loop is not None:
+            once: Size = 0
+            for each in loop.plan.steps:
+                once = each.flops + once
+            return PlannedStep(step.op, {}, step.reads, writes, scratch, node.place, once * loop.length, loop)
+        attributes, cost = (node.attributes, flops(node)) if own else ({}, 0)
         return PlannedStep(step.op, attributes, step.reads, writes, scratch, node.place, cost)
 
     return tuple(planned(draft.steps[index]) for index in order)

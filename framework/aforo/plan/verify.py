@@ -16,7 +16,7 @@ from ..specs import DTYPES, Layout, at
 
 if TYPE_CHECKING:
     from .lower import Operand
-    from .plan import Plan
+    from .plan import Plan, PlannedStep
 
 
 class _Memory:
@@ -127,6 +127,11 @@ def verify(plan: Plan, sizes: Mapping[str, int] | None = None) -> None:
             if end > plan.peak_bytes or any(_meet(where, other) for other in (*looks, *targets)):
                 raise fault(number, "has scratch memory that meets its operands")
             memory.write(start, end, scratch.value)
+        if step.loop is not None:
+            try:
+                _verify_loop(plan, step, sizes)
+            except Error as error:
+                raise fault(number, f"is a loop that {error}") from None
         for write, (memory, start, end) in zip(step.writes, targets, strict=True):
             memory.write(start, end, write.value)
     for operand in plan.outputs.values():
@@ -146,3 +151,72 @@ def _whole(plan: Plan, index: int) -> Operand:
     from .lower import Operand
 
     return Operand(index, Layout.dense(plan.values[index].shape))
+
+
+def _verify_loop(plan: Plan, step: PlannedStep, sizes: Mapping[str, int]) -> None:
+    """Replay the body on memories of its own, and show that these are apart at every step of the loop.
+
+    What moves goes by the same number of bytes at each step, so that the first two steps and the last stand for all.
+    """
+    loop = step.loop
+    assert loop is not None
+    verify(loop.plan, sizes)
+    room = _end(plan, loop.memory, sizes) if loop.memory in step.scratch and loop.memory is not None else 0
+    if room < loop.plan.peak_bytes:
+        raise Error("has too little memory for its body")
+    length = at(loop.length, sizes)
+    places: dict[Any, tuple[int, int, int, int]] = {}  # of each variable: value, first byte, end, bytes to the next step
+    for slot in loop.slots:
+        dtype = plan.values[slot.operand.value].dtype
+        start, end = span(slot.operand, dtype, sizes)
+        places[slot.variable] = slot.operand.value, start, end, at(slot.move, sizes) * DTYPES[dtype]
+    given: dict[int, list[tuple[int, int]]] = {operand.value: [] for operand in (*step.reads, *step.writes)}
+    for operand in (*step.reads, *step.writes):
+        given[operand.value].append(span(operand, plan.values[operand.value].dtype, sizes))
+    results = {operand.value for operand in step.writes}
+    begun: dict[tuple[int, int, int], bool] = {}
+    for source, target in loop.starts:
+        if source not in step.reads or target.value not in results or source.layout.shape != target.layout.shape:
+            raise Error("starts from something that is not there")
+        begun[(target.value, *span(target, plan.values[target.value].dtype, sizes))] = True
+
+    written = [variable for variable in loop.plan.updates if variable in places]
+    if len(written) < len(loop.plan.updates) or any(variable not in places for variable in loop.plan.variables):
+        raise Error("has a variable without a place")
+
+    def place(variable: Any, turn: int) -> tuple[int, int, int]:
+        value, start, end, move = places[variable]
+        return value, start + turn * move, end + turn * move
+
+    for turn in sorted({0, min(1, length - 1), length - 1}):
+        now = {variable: place(variable, turn) for variable in places}
+        before = {place(variable, turn - 1) for variable in written} if turn else begun.keys()
+        for variable, (value, start, end) in now.items():
+            if not any(low <= start and end <= high for low, high in given.get(value, ())):
+                raise Error(f"reaches out of value {value} at step {turn}")
+            if variable in written and value not in results:
+                raise Error(f"writes to value {value}, which it is only given")
+            if value in results and variable in _reads(loop.plan) and (value, start, end) not in before:
+                raise Error(f"reads at step {turn} what no step before has written")
+            for other in written:
+                if other is not variable and value == now[other][0] and start < now[other][2] and now[other][1] < end:
+                    raise Error(f"writes two values to the same bytes at step {turn}")
+    for value in results:
+        pieces = [(end - start, move) for variable in written for v, start, end, move in [places[variable]] if v == value]
+        if len(pieces) != 1 or (pieces[0][1] and abs(pieces[0][1]) != pieces[0][0]):
+            raise Error(f"does not write value {value} piece by piece")
+        size, move = pieces[0]
+        first = sum(end - start for v, start, end in begun if v == value) if move else 0
+        if size * (length if move else 1) + first != _end(plan, _whole(plan, value), sizes):
+            raise Error(f"does not write all of value {value}")
+
+
+def _reads(plan: Plan) -> set[Any]:
+    """The variables whose value from before the program is read."""
+    written = {operand.value for step in plan.steps for operand in step.writes}
+    read = {operand.value for step in plan.steps for operand in step.reads} - written
+    return {plan.values[index].variable for index in read}
+
+
+def _end(plan: Plan, operand: Operand, sizes: Mapping[str, int]) -> int:
+    return span(operand, plan.values[operand.value].dtype, sizes)[1]

@@ -1,0 +1,103 @@
+"""Steps along time, for layers with states and for cycles of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from .. import ops
+from ..errors import InvalidValue, explain
+from ..graph import Tensor
+from ..loop import Builder, Made, each, last
+from ..specs import Size
+from .context import Carrier, current
+
+Step = Callable[[Sequence[Tensor], Sequence[Tensor]], tuple[Sequence[Tensor], Sequence[Tensor]]]
+
+
+class Steps:
+    """One time step as the code of a step sees it.
+
+    Usually it becomes the body of a loop. Where somebody else carries the states (a cycle around the layer, or a model that is
+    asked for one step), it runs once, as a part of that.
+    """
+
+    def __init__(self, length: Size, *, reverse: bool = False, cut: int = 0) -> None:
+        outer = current().carrier
+        self.builder = Builder(length, reverse=reverse, cut=cut) if outer is None else None
+        self.carrier: Carrier = self.builder or outer  # type: ignore[assignment]
+        self.states: list[Tensor] = []
+        self.nexts: list[Tensor] = []
+        self._made: Made | None = None
+
+    def along(self, x: Tensor, axis: int = 1) -> Tensor:
+        """This step of x: its time axis has size 1."""
+        if self.builder is None:
+            return x
+        part = self.builder.along(ops.transpose(x, [axis, *(i for i in range(x.ndim) if i != axis)]))
+        return ops.expand_dims(part, axis)
+
+    def carry(self, initial: Tensor) -> Tensor:
+        self.states.append(self.carrier.carry(initial))
+        return self.states[-1]
+
+    def keep(self, state: Tensor, after: Tensor) -> None:
+        self.carrier.keep(state, after)
+        self.nexts.append(after)
+
+    def shown(self, outputs: Sequence[tuple[Tensor, int]]) -> list[Tensor]:
+        """Outputs of a step, each with the place of its time axis, over all steps. Ends the loop."""
+        if self.builder is None:
+            return [y for y, _ in outputs]
+        made = self._made = self.builder.made([ops.squeeze(y, axis) for y, axis in outputs])
+        found = []
+        for inside, (y, axis) in zip(made.outputs, outputs, strict=True):
+            order = [*range(1, axis + 1), 0, *range(axis + 1, y.ndim)]
+            found.append(ops.transpose(each(made.loop, inside), order))
+        return found
+
+    def last(self, number: int) -> Tensor:
+        """What a state is after the last step, by the order in which it was carried."""
+        return self.nexts[number] if self._made is None else last(self._made.loop, number)
+
+
+def chosen(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """new where a mask of shape (batch,) is true, old elsewhere."""
+    return ops.where(ops.reshape(mask, (*mask.shape, *[1] * (new.ndim - mask.ndim))), new, old)
+
+
+def recur(
+    step: Step,
+    x: Tensor,
+    initial: Sequence[Tensor],
+    *,
+    mask: Tensor | None = None,
+    reverse: bool = False,
+    cut: int = 0,
+) -> tuple[Tensor, list[Tensor]]:
+    """Run step(x at t (batch, n), states) -> (output, next states) along axis 1 of x (batch, time, n).
+
+    Gives the outputs (batch, time, m), and the last states. Where the mask (batch, time) is false, states stay as they are.
+    """
+    outer = current().carrier
+    if outer is not None and reverse:
+        raise InvalidValue(
+            explain("a layer that goes backwards in time cannot run one step at a time.", fix="go_backwards=False")
+        )
+    steps = Steps(x.shape[1], reverse=reverse, cut=cut)
+    whole = steps.carrier.whole
+
+    def now(value: Tensor) -> Tensor:
+        part = steps.along(value)
+        return part if whole else ops.squeeze(part, 1)
+
+    states = [steps.carry(each) for each in initial]
+    (output, *_), nexts = step([now(x)], states)
+    if mask is not None:
+        here = now(mask)
+        kept = [chosen(here, new, old) for new, old in zip(nexts, states, strict=True)]
+        output = kept[next(i for i, new in enumerate(nexts) if new is output)]
+        nexts = kept
+    for state, after in zip(states, nexts, strict=True):
+        steps.keep(state, after)
+    (shown,) = steps.shown([(output if whole else ops.expand_dims(output, 1), 1)])
+    return shown, [steps.last(i) for i in range(len(states))]
