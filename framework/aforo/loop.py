@@ -123,6 +123,7 @@ class Builder:
     """
 
     whole = False  # a body sees one step, not the whole sequence
+    cyclic = True
 
     def __init__(self, length: Size, *, reverse: bool = False, cut: int = 0) -> None:
         self.length, self.reverse, self.cut = length, reverse, cut

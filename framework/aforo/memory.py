@@ -125,13 +125,13 @@ class Report:
         )
 
 
-def report(model: Model, batch_size: int, training: bool, device: Any) -> Report:
+def report(model: Model, batch_size: int, training: bool, device: Any, length: int | None = None) -> Report:
     """The report of a model's training step, or of its prediction."""
     batch_size = whole("batch_size", batch_size, 1)
     if training:
         model.require_compiled()
     target = devices.device(model.device if device is None else device)
-    plan = model.plan(batch_size, training, target)
+    plan = model.plan(batch_size, training, target, length)
     roles = _by_role(plan)
     return Report(
         device=str(target),

@@ -20,7 +20,8 @@ from .layers.layer import Layer, flattened
 from .metrics import Total
 from .parameter import Parameter
 from .program import Program, Workspace
-from .specs import BATCH, Shape, written
+from .settings import whole
+from .specs import BATCH, TIME, Shape, Size, fits, written
 from .topology import Structure, Topology, capture
 
 if TYPE_CHECKING:
@@ -33,17 +34,19 @@ Array = np.ndarray[Any, Any]
 
 
 class Model(Layer):
-    """Layers between inputs and outputs, in any acyclic arrangement. A model is a layer, and can be used in another one.
+    """Layers between inputs and outputs, in any arrangement; cycles go through an `af.Feedback`. A model is a layer, too.
 
     inputs, outputs: what `af.Input` gave, and what layers called on it gave; one, a list, or a dict by name.
+    steps: how many time steps a cycle runs, where no input has a time axis.
     """
 
     remembers = False
 
-    def __init__(self, inputs: Any, outputs: Any, *, name: str | None = None) -> None:
+    def __init__(self, inputs: Any, outputs: Any, *, steps: int | None = None, name: str | None = None) -> None:
         super().__init__(name=name)
         self._start()
-        self._topology: Topology = capture(flattened(inputs), flattened(outputs))
+        self.steps = None if steps is None else whole("steps", steps, 1)
+        self._topology: Topology = capture(flattened(inputs), flattened(outputs), self.steps)
         self._name_layers()
         given, produced = self._topology.inputs, self._topology.outputs
         single = len(given) == 1
@@ -60,6 +63,7 @@ class Model(Layer):
     def _start(self) -> None:
         """What every model has, before its layers."""
         self.epochs_trained = 0
+        self.steps: int | None = None  # time steps, where no input has a time axis
         self.stop_training = False
         self.optimizer: optimizers.Optimizer | None = None
         self.heads: list[Head] = []
@@ -118,14 +122,14 @@ class Model(Layer):
         """The symbolic outputs: their shapes and dtypes are those of predictions."""
         return list(self._topology.outputs)
 
-    def replay(self, values: Sequence[Tensor]) -> list[Tensor]:
+    def replay(self, values: Sequence[Tensor], steps: Size = TIME) -> list[Tensor]:
         """The outputs for other inputs."""
-        return self._topology.replay(values)
+        return self._topology.replay(values, steps)
 
     def forward(self, x: Any) -> Any:
         values = self._inputs.split(x, f"the input of {self.name!r}")
         for variable, value in zip(self.inputs, values, strict=True):
-            if value.shape[1:] != variable.shape[1:]:
+            if not fits(value.shape[1:], variable.shape[1:]):
                 raise InvalidValue(
                     explain(
                         f"model {self.name!r} does not fit what it is given.",
@@ -134,7 +138,7 @@ class Model(Layer):
                         fix=f"af.Input({[*variable.shape[1:]]})",
                     )
                 )
-        return self._outputs.joined(self.replay(values))
+        return self._outputs.joined(self.replay(values, self.steps or TIME))
 
     def require_built(self) -> None:
         if not self.built:
@@ -312,19 +316,43 @@ class Model(Layer):
                 self._changed()
             head.target = Variable(f"y_{head.name}" if head.name else "y", shape, dtype, BATCH_ROLE, owner="batch")
 
-    def program(self, kind: str, batch: int, weighted: bool = False) -> Program:
-        """The program for a batch of that many rows, bound to the model's device."""
+    def program(self, kind: str, batch: int, weighted: bool = False, time: int = 1) -> Program:
+        """The program for a batch of that many rows, of that many time steps, bound to the model's device."""
         if self._seen_changes != Layer.changes:
             self._follow_changes()
         key = kind + "+weights" * weighted
-        return self._workspace.program(key, batch, lambda: self.graph(kind, weighted))
+        return self._workspace.program(key, batch, lambda: self.graph(kind, weighted), time)
 
-    def plan(self, batch: int, training: bool = True, device: Any = None) -> Plan:
+    def plan(self, batch: int, training: bool = True, device: Any = None, length: int | None = None) -> Plan:
         """The plan of a training step or of a prediction. Creates no weights; needs neither data nor the device."""
         from .plan import make_plan
 
         target = self._device if device is None else devices.device(device)
-        return make_plan(self.graph(steps.TRAINING if training else steps.PREDICTION), target.profile, {"batch": batch})
+        sizes = {"batch": batch, "time": self.length(length)}
+        return make_plan(self.graph(steps.TRAINING if training else steps.PREDICTION), target.profile, sizes)
+
+    def length(self, given: int | None) -> int:
+        """How many time steps a plan is made for: those given, those the model has of itself, or 1 where there is no time."""
+        timed = any(TIME in variable.shape for variable in self.inputs)
+        if given is not None and not timed:
+            raise InvalidValue(
+                explain(
+                    f"model {self.name!r} has no time axis." if self.steps is None else f"model {self.name!r} has its own length.",
+                    expected="length=None",
+                    received=f"length={given}",
+                    fix="model.memory(batch_size)",
+                )
+            )
+        if given is None and timed:
+            raise InvalidValue(
+                explain(
+                    f"model {self.name!r} reads sequences of any length.",
+                    expected="the number of time steps to plan for",
+                    received="length=None",
+                    fix="model.memory(batch_size, length=100)",
+                )
+            )
+        return whole("length", given, 1) if given is not None else self.steps or 1
 
     def fit(
         self,
@@ -422,17 +450,7 @@ class Model(Layer):
         """
         from .memory import report
 
-        if length is not None:
-            raise InvalidValue(
-                explain(
-                    f"model {self.name!r} has no time axis.",
-                    expected="length=None",
-                    received=f"length={length}",
-                    fix="model.memory(batch_size)",
-                )
-            )
-
-        return report(self, batch_size, training, device)
+        return report(self, batch_size, training, device, length)
 
     def summary(self) -> None:
         """Print the layers, their output shapes and parameters."""

@@ -36,6 +36,10 @@ class Carrier(Protocol):
 
     @property
     def whole(self) -> bool: ...
+    @property
+    def cyclic(self) -> bool:
+        """Whether what it runs stands on a cycle."""
+
     def carry(self, initial: Tensor) -> Tensor:
         """A state before this step."""
 

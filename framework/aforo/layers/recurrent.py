@@ -14,6 +14,7 @@ from ..ops.elementwise import as_tensor
 from ..settings import flag, whole
 from ..specs import written
 from .activation import Function, get
+from .context import current
 from .layer import Layer
 from .recur import recur
 
@@ -30,7 +31,7 @@ class Recurrent(Layer):
     a mask (batch, time) is false, the states and so the output stay as they are: layer(x, mask=mask).
     """
 
-    any_length = True
+    reads_sequences = any_length = True
     gates: ClassVar[int] = 1
     states: ClassVar[int] = 1
     pytorch_order: ClassVar[tuple[int, ...]] = (0,)
@@ -109,6 +110,15 @@ class Recurrent(Layer):
                     expected=f"steps of {self.kernel.shape[0]} features",
                     received=f"shape {written(x.shape)}",
                     fix=f"a new af.{type(self).__name__}({self.units}) takes its size from the data",
+                )
+            )
+        carrier = current().carrier
+        if carrier is not None and carrier.cyclic and not self.return_sequences:
+            raise InvalidValue(
+                explain(
+                    f"layer {self.name!r} stands on a cycle, but gives only its last output.",
+                    expected="an output at every step",
+                    fix=f"af.{type(self).__name__}({self.units}, return_sequences=True)",
                 )
             )
         masks = [each for each in given if each.dtype == "bool"]
