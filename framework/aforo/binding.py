@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from .plan.loops import Loop
 
 Call = Callable[[], object]
-Home = tuple[Storage, int, int]  # where a value lies: its storage, its first byte, the bytes from one step of a loop to the next
+Home = tuple[
+    Storage, int, int
+]  # where a value lies: its storage, its first byte, the bytes from one step of a loop to the next
 
 
 class Binding:

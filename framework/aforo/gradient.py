@@ -57,19 +57,19 @@ def _walk(seeds: Sequence[tuple[Tensor, Tensor]], wrt: Sequence[Tensor]) -> tupl
     for node in reversed(nodes):
         if id(node) not in parts or not any(id(i) in depends for i in node.inputs):
             continue
-        g: Any = parts[id(node)]
+        total: Any = parts[id(node)]
         if node.op != SCAN:
-            g = _sum(g)
-            parts[id(node)] = [g]
+            total = _sum(total)
+            parts[id(node)] = [total]
         if node.op == RESULT:  # its loop gathers the gradients of all that it gives
-            parts.setdefault(id(node.inputs[0]), []).append((node, g))
+            parts.setdefault(id(node.inputs[0]), []).append((node, total))
             continue
         rule = node.primitive.gradient
         if rule is None:
             stopped.append(node)
             continue
         with within(layer=node.place.layer, phase=BACKWARD, site=node.place.site):
-            for x, gx in zip(node.inputs, rule(node, g), strict=True):
+            for x, gx in zip(node.inputs, rule(node, total), strict=True):
                 if id(x) in depends and x.dtype not in FLOATS:
                     stopped.append(x)
                 if gx is None or id(x) not in depends or x.dtype not in FLOATS:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from . import ops
 from .errors import InvalidValue, explain
@@ -71,7 +70,8 @@ def _flops(node: Tensor) -> Size:
     for each in body.nodes:
         if each.inputs:
             once = each.primitive.flops(each) + once
-    return once * node.attributes["length"]
+    total: Size = once * node.attributes["length"]
+    return total
 
 
 primitive(SCAN, spec=_scan_spec, gradient=lambda loop, parts: _gradient(loop, parts), flops=_flops)
@@ -140,7 +140,7 @@ class Builder:
         self._sequences.append((placeholder(x.shape[1:], x.dtype, f"sequence {len(self._sequences)}"), x))
         return self._sequences[-1][0]
 
-    def carry(self, initial: Tensor) -> Tensor:
+    def carry(self, initial: Tensor, name: str = "") -> Tensor:
         """A state as it is before this step; `initial` before the first."""
         self._states.append((placeholder(initial.shape, initial.dtype, f"state {len(self._states)}"), initial))
         return self._states[-1][0]
@@ -178,12 +178,13 @@ def closed(
 ) -> tuple[Body, list[Tensor]]:
     """A body cut off from what is around it, and the values around it that it reads.
 
-    What was made before `began`, and what does not depend on a step, is computed once outside; constants and views stay inside.
+    What was made before `began`, and what does not depend on a step, is computed once outside: also transposed matrices, which
+    are then copied once. Constants and other views stay inside.
     stand_ins: leaves to put in place of certain nodes, by their ids; known: leaves that stand for values around the body.
     """
     replaced = stand_ins or {}
     given = {id(x) for x in (*sequences, *states)}
-    leaves = given | {id(x) for x, _ in known}
+    outer: dict[int, Tensor] = {id(inside): outside for inside, outside in known}
     found: dict[int, Tensor] = {}
     stack = [*nexts, *outputs]
     while stack:
@@ -195,23 +196,23 @@ def closed(
                 stack.extend(node.inputs)
 
     moves: set[int] = set(given)  # what differs from step to step
-    fixed: set[int] = set()  # what is made of constants
     made: dict[int, Tensor] = {}
     around = list(known)
     for node in sorted(found.values(), key=lambda node: node.serial):
         inputs = [replaced.get(id(x), x) for x in node.inputs]
+        if id(node) in given or id(node) in outer or node.op in FIXED:
+            made[id(node)] = node
+            continue
         if any(id(x) in moves for x in inputs):
             moves.add(id(node))
-        elif node.op in FIXED or (node.inputs and all(id(x) in fixed for x in inputs)):
-            fixed.add(id(node))
-        if id(node) in leaves or node.op in FIXED:
-            made[id(node)] = node
-        elif id(node) in moves or id(node) in fixed or _stays(node):
+        elif all(id(x) in found for x in inputs):
+            same = all(outer.get(id(x), x) is x for x in inputs)
+            outer[id(node)] = node if same else rebuilt(node, tuple(outer.get(id(x), x) for x in inputs))
+        if id(node) in moves or (node.primitive.view is not None and node.op != "transpose"):
             made[id(node)] = rebuilt(node, tuple(made[id(x)] for x in inputs))
         else:
-            inside = _stand_in(node, f"around {len(around)}")
-            around.append((inside, node))
-            made[id(node)] = inside
+            made[id(node)] = _stand_in(node, f"around {len(around)}")
+            around.append((made[id(node)], outer.get(id(node), node)))
 
     def inside_of(nodes: Sequence[Tensor], name: str) -> dict[str, Tensor]:
         return {f"{name} {i}": made[id(replaced.get(id(x), x))] for i, x in enumerate(nodes)}

@@ -16,10 +16,11 @@ class _Mixes(Exception):
     pass
 
 
-def check_steps(values: Sequence[Tensor]) -> None:
+def check_steps(values: Sequence[Tensor], why: str, along: bool = False) -> None:
     """Raise for the first operation that these are computed by and that mixes time steps, naming it and its layer.
 
-    All is seen on whole sequences: of leaves, each axis whose size is `time`.
+    All is seen on whole sequences: of leaves, each axis whose size is `time`. why: where the operation stands that it may not.
+    along: the values themselves have a time axis.
     """
     known: dict[int, Along | None] = {}
     wanted = {id(x) for x in values}
@@ -27,19 +28,19 @@ def check_steps(values: Sequence[Tensor]) -> None:
         try:
             known[id(node)] = _along(node, [known[id(x)] for x in node.inputs])
         except _Mixes:
-            raise _mixes(node, f"{node.op} mixes time steps") from None
-        if id(node) in wanted and (known[id(node)] is None or known[id(node)] != (_axis(node.shape), 1)):
-            raise _mixes(node, f"what it gives, {written(node.shape)}, has no time axis")
+            raise _mixes(node, f"{why}, but {node.op} mixes time steps") from None
+        if along and id(node) in wanted and (known[id(node)] is None or known[id(node)] != (_axis(node.shape), 1)):
+            raise _mixes(node, f"{why}, but what it gives, {written(node.shape)}, has no time axis")
 
 
 def _mixes(node: Tensor, what: str) -> InvalidValue:
     layer = f"layer {node.place.layer!r}" if node.place.layer else "an operation"
     return InvalidValue(
         explain(
-            f"{layer} stands on a cycle, but {what}.",
+            f"{layer} {what}.",
             expected="operations that compute each time step from that step alone",
             received=f"{node.op} of " + ", ".join(written(x.shape) for x in node.inputs) + f" at {node.place.site}",
-            fix="move it off the cycle, where operations see the whole sequence; recurrent layers take return_sequences=True",
+            fix="use it where operations see the whole sequence: off the cycle, in model.predict(x)",
         )
     )
 
@@ -130,7 +131,7 @@ def _reduction(node: Tensor, inputs: Sequence[Along | None]) -> Along:
 def _matmul(node: Tensor, inputs: Sequence[Along | None]) -> Along:
     left, right = inputs
     rows, columns = node.ndim - 2, node.ndim - 1
-    if left is not None and left[0] == columns or right is not None and right[0] == rows:
+    if (left is not None and left[0] == columns) or (right is not None and right[0] == rows):
         raise _Mixes  # a sum over steps
     return _one(inputs)
 

@@ -44,8 +44,7 @@ class Model(Layer):
 
     def __init__(self, inputs: Any, outputs: Any, *, steps: int | None = None, name: str | None = None) -> None:
         super().__init__(name=name)
-        self._start()
-        self.steps = None if steps is None else whole("steps", steps, 1)
+        self._start(None if steps is None else whole("steps", steps, 1))
         self._topology: Topology = capture(flattened(inputs), flattened(outputs), self.steps)
         self._name_layers()
         given, produced = self._topology.inputs, self._topology.outputs
@@ -60,10 +59,10 @@ class Model(Layer):
             self.inputs.append(variable)
         self.built = True
 
-    def _start(self) -> None:
+    def _start(self, steps: int | None = None) -> None:
         """What every model has, before its layers."""
         self.epochs_trained = 0
-        self.steps: int | None = None  # time steps, where no input has a time axis
+        self.steps = steps  # time steps, where no input has a time axis
         self.stop_training = False
         self.optimizer: optimizers.Optimizer | None = None
         self.heads: list[Head] = []
@@ -77,6 +76,9 @@ class Model(Layer):
         self._graphs: dict[str, Graph] = {}
         self._slots: dict[Variable, dict[str, Variable]] = {}
         self._step = _counter()
+        self.states: dict[str, list[Variable]] = {}  # what `step` keeps, by layer or feedback
+        self.stepped_rows: int | None = None
+        self._step_graph: tuple[list[Variable], Graph] | None = None
         self._seen_changes = Layer.changes
         self._seen_layers: tuple[int, ...] = ()
 
@@ -182,6 +184,7 @@ class Model(Layer):
     def _changed(self) -> None:
         """Forget what was derived from the layers."""
         self._graphs.clear()
+        self._step_graph = None
         self._workspace = Workspace(self._device)
 
     # --- weights ------------------------------------------------------------------------------------------------------
@@ -323,6 +326,19 @@ class Model(Layer):
         key = kind + "+weights" * weighted
         return self._workspace.program(key, batch, lambda: self.graph(kind, weighted), time)
 
+    def step_graph(self) -> tuple[list[Variable], Graph]:
+        """The slots and the graph of one time step."""
+        from .stepping import trace
+
+        self._follow_changes()
+        if self._step_graph is None:
+            self._step_graph = trace(self)
+        return self._step_graph
+
+    def program_of(self, kind: str, batch: int, graph: Graph) -> Program:
+        """The program of a graph of the model's, bound to its device."""
+        return self._workspace.program(kind, batch, lambda: graph)
+
     def plan(self, batch: int, training: bool = True, device: Any = None, length: int | None = None) -> Plan:
         """The plan of a training step or of a prediction. Creates no weights; needs neither data nor the device."""
         from .plan import make_plan
@@ -337,7 +353,9 @@ class Model(Layer):
         if given is not None and not timed:
             raise InvalidValue(
                 explain(
-                    f"model {self.name!r} has no time axis." if self.steps is None else f"model {self.name!r} has its own length.",
+                    f"model {self.name!r} has no time axis."
+                    if self.steps is None
+                    else f"model {self.name!r} has its own length.",
                     expected="length=None",
                     received=f"length={given}",
                     fix="model.memory(batch_size)",
@@ -410,6 +428,21 @@ class Model(Layer):
         """The outputs for x: a new NumPy array, or a list or dict of them."""
         return training.predict(self, x, batch_size, verbose)
 
+    def step(self, x: Any) -> Any:
+        """Predict the next time step from x (n, features), or the next few from (n, time, features), and keep the states.
+
+        The states of recurrent layers and feedbacks go on from the call before, until `reset_states`.
+        """
+        from .stepping import step
+
+        return step(self, x)
+
+    def reset_states(self, name: str | None = None) -> None:
+        """Let `step` begin new sequences: all states, or those of the layer or the feedback of that name."""
+        from .stepping import reset
+
+        reset(self, name)
+
     def train_on_batch(self, x: Any, y: Any, sample_weight: Any = None, class_weight: Mapping[int, float] | None = None) -> Any:
         """One step on this batch. Gives its loss before the update, or a list with the metrics."""
         return training.on_batch(self, x, y, sample_weight, class_weight, steps.TRAINING)
@@ -434,13 +467,15 @@ class Model(Layer):
                 slots = [slot for own in self._slots.values() for slot in own.values()]
                 weights = [weight.variable for weight in self.weights]
                 totals = [variable for total in self.totals.values() for variable in total.variables.values()]
-                devices.move([*weights, *slots, *totals, self._step, *optimizer_variables], target)
+                carried = [variable for own in self.states.values() for variable in own]
+                sizes = {"batch": self.stepped_rows or 1}
+                devices.move([*weights, *slots, *totals, self._step, *optimizer_variables, *carried], target, sizes)
                 self._device = target
                 targets = [head.target for head in self.heads]
                 for variable in (*self.inputs, *targets, self.sample_weight):
                     if variable is not None:
                         devices.forget(variable)
-                self._workspace = Workspace(target)
+                self._workspace, self._step_graph = Workspace(target), None
         return self
 
     def memory(self, batch_size: int = 32, training: bool = True, device: Any = None, length: int | None = None) -> Report:

@@ -95,7 +95,9 @@ class Workspace:
         if len(self.programs) >= _KEPT_PROGRAMS:
             self.programs.pop(next(iter(self.programs)))
         self.active = None
-        program = self.programs[kind, sizes["batch"], sizes["time"]] = Program(plan, sizes, self.device, self.arena, self.constants)
+        program = self.programs[kind, sizes["batch"], sizes["time"]] = Program(
+            plan, sizes, self.device, self.arena, self.constants
+        )
         return program
 
     def _open(self, plan: Plan) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from . import ops
 from .errors import InvalidState, InvalidType, InvalidValue, explain
 from .graph import BATCH as BATCH_ROLE
-from .graph import PRIMITIVES, Place, Spelling, Tensor, Variable, apply, leaf, tracing, within
+from .graph import PRIMITIVES, Place, Spelling, Tensor, Variable, apply, tracing, within
 from .graph.tensor import user_line
 from .layers.context import Context, collecting, current
 from .layers.layer import Call, Layer, flattened, mapped
@@ -38,7 +38,7 @@ class Start(Layer):
         self.initial_state = self.add_weight(shape, "zeros", "initial_state")
         self.built = True
 
-    def forward(self) -> Tensor:
+    def forward(self) -> Tensor:  # type: ignore[override]
         return apply("identity", self.initial_state)
 
     def call(self) -> Tensor:
@@ -144,7 +144,9 @@ class Feedback(Tensor):
                     f"{self} is connected to a value of another shape.",
                     expected=f"{written(self.shape)} {self.dtype}",
                     received=f"{written(value.shape)} {value.dtype}",
-                    fix="return_sequences=True in that layer" if missing else f"af.Feedback([{written(value.shape[2:])[1:-1].rstrip(chr(44))}])",
+                    fix="return_sequences=True in that layer"
+                    if missing
+                    else f"af.Feedback([{written(value.shape[2:])[1:-1].rstrip(chr(44))}])",
                 )
             )
         self.connected = value
@@ -196,9 +198,11 @@ class Whole:
     """Shows a step whole sequences instead of one step, so that it can be seen what the operations do with them."""
 
     whole = True
-    cyclic = True
 
-    def carry(self, initial: Tensor) -> Tensor:
+    def __init__(self, cyclic: bool = True) -> None:
+        self.cyclic = cyclic
+
+    def carry(self, initial: Tensor, name: str) -> Tensor:
         return placeholder((initial.shape[0], TIME, *initial.shape[1:]), initial.dtype, "state")
 
     def keep(self, state: Tensor, after: Tensor) -> None:
@@ -254,7 +258,7 @@ class Cycle:
         for feedback in self.feedbacks:
             start = 0.0 if feedback.initial_state is None else given[id(feedback.initial_state)]
             initial = ops.broadcast_to(as_tensor(start, feedback.dtype), (batch, *feedback.shape[2:]))
-            states.append(steps.carry(initial))
+            states.append(steps.carry(initial, feedback.variable.name))
             now[id(feedback)] = states[-1] if is_whole else ops.expand_dims(states[-1], 1)
 
         def inside(x: Tensor) -> Tensor:
@@ -287,7 +291,7 @@ class Cycle:
         with collecting(context), tracing():
             replayed(self.records, now, lambda x: now.get(id(x), x), {})
         made = [now[id(x)] for record in self.records for x in made_by(record)]
-        check_steps(made)
+        check_steps(made, "stands on a cycle", along=True)
 
 
 def _time_axis(x: Tensor) -> int | None:
@@ -301,7 +305,7 @@ def turn(record: Record) -> float:
 def ordered(records: Sequence[Record], feedbacks: Sequence[Feedback], wanted: Sequence[Tensor]) -> list[Record | Cycle]:
     """Records in an order in which they can run; those on cycles together."""
     if not feedbacks:
-        return sorted(records, key=turn)
+        return [*sorted(records, key=turn)]
     nodes: list[Record | Feedback] = [*sorted(records, key=turn), *feedbacks]
     maker: dict[int, int] = {}
     for i, node in enumerate(nodes):
@@ -397,7 +401,7 @@ def _components(needs: Sequence[Sequence[int]]) -> list[list[int]]:
                 if work:
                     low[work[-1][0]] = min(low[work[-1][0]], low[node])
                 if low[node] == order[node]:
-                    group = []
+                    group: list[int] = []
                     while not group or group[-1] != node:
                         group.append(open_.pop())
                         is_open.discard(group[-1])

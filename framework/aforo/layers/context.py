@@ -32,16 +32,18 @@ class Context:
 
 
 class Carrier(Protocol):
-    """Carries states along time. `whole`: what it shows is the whole sequence at once, to see what an operation does with it."""
+    """Carries states along time."""
 
     @property
-    def whole(self) -> bool: ...
+    def whole(self) -> bool:
+        """Whether what it shows is the whole sequence at once, to see what operations do with it."""
+
     @property
     def cyclic(self) -> bool:
         """Whether what it runs stands on a cycle."""
 
-    def carry(self, initial: Tensor) -> Tensor:
-        """A state before this step."""
+    def carry(self, initial: Tensor, name: str) -> Tensor:
+        """A state before this step. name: the layer or the feedback it belongs to."""
 
     def keep(self, state: Tensor, after: Tensor) -> None:
         """What that state is after this step."""

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 from .. import ops
 from ..errors import InvalidValue, explain
-from ..graph import Tensor
-from ..loop import Builder, Made, each, last
+from ..graph import Tensor, current_layer
+from ..loop import Builder, Made, each, last, placeholder
 from ..specs import Size
 from .context import Carrier, current
 
@@ -36,8 +36,8 @@ class Steps:
         part = self.builder.along(ops.transpose(x, [axis, *(i for i in range(x.ndim) if i != axis)]))
         return ops.expand_dims(part, axis)
 
-    def carry(self, initial: Tensor) -> Tensor:
-        self.states.append(self.carrier.carry(initial))
+    def carry(self, initial: Tensor, name: str) -> Tensor:
+        self.states.append(self.carrier.carry(initial, name))
         return self.states[-1]
 
     def keep(self, state: Tensor, after: Tensor) -> None:
@@ -90,7 +90,7 @@ def recur(
         part = steps.along(value)
         return part if whole else ops.squeeze(part, 1)
 
-    states = [steps.carry(each) for each in initial]
+    states = [steps.carry(each, current_layer()) for each in initial]
     (output, *_), nexts = step([now(x)], states)
     if mask is not None:
         here = now(mask)
@@ -100,4 +100,6 @@ def recur(
     for state, after in zip(states, nexts, strict=True):
         steps.keep(state, after)
     (shown,) = steps.shown([(output if whole else ops.expand_dims(output, 1), 1)])
+    if whole and not steps.carrier.cyclic:  # what a whole sequence ends with has no time axis
+        return shown, [placeholder(each.shape, each.dtype, "last") for each in initial]
     return shown, [steps.last(i) for i in range(len(states))]

@@ -160,8 +160,12 @@ class Recurrent(Layer):
 
     def projected(self, x: Tensor) -> Tensor:
         """What the input adds to the gates: at every step at once, since it does not depend on the states."""
-        z = x @ self.kernel
-        return z if self.bias is None else z + self.bias
+        return self._product(x, self.bias)
+
+    def _product(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """x W + B, computed step after step, as the loop reads it."""
+        z = ops.transpose(x, [1, 0, 2]) @ self.kernel
+        return ops.transpose(z if bias is None else z + bias, [1, 0, 2])
 
     def step(self, xs: Sequence[Tensor], states: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """(what the input adds, states) -> (the output, states after this step)."""
@@ -259,8 +263,7 @@ class GRU(Gated):
         return [2, width]
 
     def projected(self, x: Tensor) -> Tensor:
-        z = x @ self.kernel
-        return z if self.bias is None else z + self.bias[0]
+        return self._product(x, None if self.bias is None else self.bias[0])
 
     def step(self, xs: Sequence[Tensor], states: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         (x,), (h,) = xs, states
@@ -278,7 +281,7 @@ class GRU(Gated):
 
 
 class LSTM(Gated):
-    """Hochreiter and Schmidhuber (1997), with the forget gate of Gers et al. (2000). Gates in the order i, f, g, o:
+    """Hochreiter and Schmidhuber (1997), with the forget gate of Gers et al. (2000). Gates in the order i, f, o, g:
 
     i, f, o = σ(x W + h U + B); g = tanh(x W + h U + B); c ← f · c + i · g; h ← o · tanh(c).
 
@@ -288,7 +291,7 @@ class LSTM(Gated):
 
     gates = 4
     states = 2
-    pytorch_order = (0, 1, 2, 3)
+    pytorch_order = (0, 1, 3, 2)  # theirs, and Keras's, are i, f, g, o; here those with one activation lie together
 
     def __init__(
         self,
@@ -310,9 +313,8 @@ class LSTM(Gated):
     def step(self, xs: Sequence[Tensor], states: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         (x,), (h, c) = xs, states
         gates = x + h @ self.recurrent_kernel
-        entering = self.recurrent_activation(self.part(gates, 0, 2))
-        i, f = self.part(entering, 0), self.part(entering, 1)
-        g, o = self.activation(self.part(gates, 2)), self.recurrent_activation(self.part(gates, 3))
-        c = f * c + i * g
+        opened = self.recurrent_activation(self.part(gates, 0, 3))
+        i, f, o = (self.part(opened, gate) for gate in range(3))
+        c = f * c + i * self.activation(self.part(gates, 3))
         h = o * self.activation(c)
         return [h], [h, c]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..graph import SCAN, Body, Graph, Tensor, Variable
 from ..specs import Layout, Shape, Size, count, strides
-from .lower import Draft, Operand, Step
+from .draft import Draft, Operand, Step
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -40,6 +40,16 @@ class Loop:
     slots: tuple[Slot, ...]
     starts: tuple[tuple[Operand, Operand], ...]
     memory: Operand | None
+
+    def renumbered(self, number: Callable[[int], int]) -> Loop:
+        """The same loop, where the values of the plan around it have other numbers."""
+
+        def now(operand: Operand) -> Operand:
+            return Operand(number(operand.value), operand.layout)
+
+        slots = tuple(Slot(slot.variable, now(slot.operand), slot.move) for slot in self.slots)
+        starts = tuple((now(source), now(target)) for source, target in self.starts)
+        return Loop(self.plan, self.length, slots, starts, self.memory and now(self.memory))
 
 
 def lower_loop(
@@ -123,7 +133,10 @@ def lower_loop(
     arena = None if memory is None else Operand(memory, Layout.dense((plan.peak_bytes,)))
     loop = Loop(plan, length, tuple(slots), tuple(starts), arena)
     scratch = () if memory is None else (memory,)
-    draft.steps.append(Step(SCAN, node, tuple(taken), tuple(writes), scratch, loop))
+    flops: Size = 0
+    for each in plan.steps:
+        flops = each.flops + flops
+    draft.steps.append(Step(SCAN, node.place, tuple(taken), tuple(writes), scratch, {}, flops * length, loop))
     return {id(each): where[number] if is_shown else ends[number] for each, is_shown, number in kinds}
 
 

@@ -7,15 +7,17 @@ so no two live values can overlap, no variable is overwritten before its old val
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from aforo_backends.contract import OVERWRITTEN
 
 from ..errors import Error
 from ..graph import PRIMITIVES, Variable
 from ..specs import DTYPES, Layout, at
 
 if TYPE_CHECKING:
-    from .lower import Operand
+    from .draft import Operand
     from .plan import Plan, PlannedStep
 
 
@@ -116,10 +118,9 @@ def verify(plan: Plan, sizes: Mapping[str, int] | None = None) -> None:
             for position, (operand, where) in enumerate(zip(step.reads, looks, strict=True)):
                 if _meet(where, target):
                     allowed = any(
-                        other.value == operand.value and i in PRIMITIVES[step.op].overwrites
-                        for i, other in enumerate(step.reads)
+                        other.value == operand.value and i in _overwritten(step) for i, other in enumerate(step.reads)
                     )
-                    identical = operand.layout == write.layout and where == target
+                    identical = operand.layout.walk == write.layout.walk and where == target
                     if not (allowed and identical):
                         raise fault(number, f"writes over its input {position}")
         for scratch in step.scratch:
@@ -143,12 +144,17 @@ def verify(plan: Plan, sizes: Mapping[str, int] | None = None) -> None:
         read(_whole(plan, index), len(plan.steps) - 1)
 
 
+def _overwritten(step: PlannedStep) -> Sequence[int]:
+    record = PRIMITIVES.get(step.op)
+    return range(len(step.reads))[OVERWRITTEN[step.op]] if record is None else record.overwrites
+
+
 def _meet(a: tuple[_Memory, int, int], b: tuple[_Memory, int, int]) -> bool:
     return a[0] is b[0] and a[1] < b[2] and b[1] < a[2]
 
 
 def _whole(plan: Plan, index: int) -> Operand:
-    from .lower import Operand
+    from .draft import Operand
 
     return Operand(index, Layout.dense(plan.values[index].shape))
 
@@ -174,11 +180,12 @@ def _verify_loop(plan: Plan, step: PlannedStep, sizes: Mapping[str, int]) -> Non
     for operand in (*step.reads, *step.writes):
         given[operand.value].append(span(operand, plan.values[operand.value].dtype, sizes))
     results = {operand.value for operand in step.writes}
-    begun: dict[tuple[int, int, int], bool] = {}
+    begun: set[tuple[int, int, int]] = set()
     for source, target in loop.starts:
         if source not in step.reads or target.value not in results or source.layout.shape != target.layout.shape:
             raise Error("starts from something that is not there")
-        begun[(target.value, *span(target, plan.values[target.value].dtype, sizes))] = True
+        start, end = span(target, plan.values[target.value].dtype, sizes)
+        begun.add((target.value, start, end))
 
     written = [variable for variable in loop.plan.updates if variable in places]
     if len(written) < len(loop.plan.updates) or any(variable not in places for variable in loop.plan.variables):
@@ -190,7 +197,7 @@ def _verify_loop(plan: Plan, step: PlannedStep, sizes: Mapping[str, int]) -> Non
 
     for turn in sorted({0, min(1, length - 1), length - 1}):
         now = {variable: place(variable, turn) for variable in places}
-        before = {place(variable, turn - 1) for variable in written} if turn else begun.keys()
+        before = {place(variable, turn - 1) for variable in written} if turn else begun
         for variable, (value, start, end) in now.items():
             if not any(low <= start and end <= high for low, high in given.get(value, ())):
                 raise Error(f"reaches out of value {value} at step {turn}")
