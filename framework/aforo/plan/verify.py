@@ -14,7 +14,7 @@ from aforo_backends.contract import OVERWRITTEN
 
 from ..errors import Error
 from ..graph import PRIMITIVES, Variable
-from ..specs import DTYPES, Layout, at
+from ..specs import DTYPES, Layout, at, count
 
 if TYPE_CHECKING:
     from .draft import Operand
@@ -113,6 +113,9 @@ def verify(plan: Plan, sizes: Mapping[str, int] | None = None) -> None:
         for write, target in zip(step.writes, targets, strict=True):
             if target[0] is arena and target[2] > plan.peak_bytes:
                 raise fault(number, "writes beyond the arena")
+            home = plan.values[write.value].variable
+            if home is not None and target[2] > DTYPES[home.dtype] * at(count(home.shape), sizes):
+                raise fault(number, f"writes beyond {home}")
             if sum(_meet(target, other) for other in targets) > 1:
                 raise fault(number, "writes two values to the same bytes")
             for position, (operand, where) in enumerate(zip(step.reads, looks, strict=True)):
