@@ -272,7 +272,7 @@ def test_a_plan_runs_shorter_sequences_and_smaller_batches_at_its_own_offsets(ba
     expected = twin(data @ w[0], w[1], w[2], np.zeros((batch, WIDTH)))
     np.testing.assert_allclose(found["y"], expected, rtol=1e-12)
     fresh = Runner(symbolic()[1], batch=batch, time=time)
-    fresh.write({v: data for v in fresh.program.slots})
+    fresh.write(dict.fromkeys(fresh.program.slots, data))
     for name, values in fresh.run().items():
         np.testing.assert_allclose(found[name], values, rtol=1e-12, atol=1e-14)
 
@@ -314,7 +314,7 @@ def test_the_verifier_refuses_every_loop_whose_body_would_touch_other_bytes() ->
                 moved(index, operand=shifted(12)),
                 *([moved(index, move=lambda s: 2 * s.move), moved(index, move=lambda s: -s.move)] if moves else []),
             ):
-                with pytest.raises(Error, match="the plan is not sound: step .* is a loop that"):
+                with pytest.raises(Error, match=r"the plan is not sound: step .* is a loop that"):
                     verify(tampered(plan, change))
         for change in (
             lambda loop: replace(loop, slots=loop.slots[1:]),

@@ -8,7 +8,9 @@ from .errors import InvalidValue, explain
 from .graph import LOOP, Tensor, ancestors
 from .specs import BATCH, TIME, Shape, Size, count, varies, written
 
-Along = tuple[int, Size]  # the axis that time runs along, and how many neighbours in it belong to one step
+# The axis that time runs along, and how many neighbours in it belong to one step; _ANY where all are the same.
+Along = tuple[int, Size]
+_ANY = 0
 Rule = Callable[[Tensor, Sequence[Along | None]], Along | None]
 
 
@@ -29,7 +31,7 @@ def check_steps(values: Sequence[Tensor], why: str, along: bool = False) -> None
             known[id(node)] = _along(node, [known[id(x)] for x in node.inputs])
         except _Mixes:
             raise _mixes(node, f"{why}, but {node.op} mixes time steps") from None
-        if along and id(node) in wanted and (known[id(node)] is None or known[id(node)] != (_axis(node.shape), 1)):
+        if along and id(node) in wanted and known[id(node)] not in ((_axis(node.shape), 1), (_axis(node.shape), _ANY)):
             raise _mixes(node, f"{why}, but what it gives, {written(node.shape)}, has no time axis")
 
 
@@ -64,15 +66,17 @@ def _along(node: Tensor, inputs: Sequence[Along | None]) -> Along | None:
     if all(along is None for along in inputs):
         if axis is None:
             return None
-        if node.op != "broadcast" or node.shape[axis] != TIME:
+        if node.op != "broadcast":
             raise _Mixes
-        return axis, 1
+        return axis, _ANY
     return _RULES.get(node.op, _alike)(node, inputs)
 
 
 def _one(inputs: Sequence[Along | None]) -> Along:
     """What all inputs that move with time agree on."""
     found = {along for along in inputs if along is not None}
+    if len(found) > 1:
+        found -= {(axis, _ANY) for axis, inner in found if inner != _ANY}
     if len(found) != 1:
         raise _Mixes
     return found.pop()

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as with_changes
-from functools import cached_property
 from typing import Any
 
 from . import ops
@@ -222,8 +221,8 @@ class Cycle:
     sources: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
 
-    @cached_property
     def cut(self) -> int:
+        """After how many steps gradients stop; 0: never."""
         given = {feedback.truncate for feedback in self.feedbacks if feedback.truncate}
         if len(given) > 1:
             raise InvalidValue(
@@ -248,7 +247,7 @@ class Cycle:
         carrier = current().carrier
         if carrier is None:
             self.check()
-        steps = Steps(length, cut=self.cut)
+        steps = Steps(length, cut=self.cut())
         is_whole = steps.carrier.whole
         now: dict[int, Tensor] = {}
         for x in self.sources:

@@ -166,6 +166,7 @@ def _check_length(topology: Topology, steps: int | None) -> None:
     for cycle in topology.cycles:
         with collecting(Context(training=True)):
             cycle.check()
+        cycle.cut()
 
 
 def _named(x: Tensor) -> str:

@@ -345,6 +345,17 @@ def _arity(forward: Callable[..., Any]) -> tuple[float, float]:
     return sum(p.default is p.empty for p in positional), len(positional)
 
 
+def _endless(path: str) -> str:
+    """The text of the error for layers whose forwards call one another in a circle."""
+    names = path.split("/")
+    circle = names[: next((i for i, name in enumerate(names) if i and name == names[0]), len(names)) + 1]
+    return explain(
+        "layers call each other without end: " + " → ".join(circle) + ".",
+        expected="an order in which each can run; only a value of the step before may come back",
+        fix="back = af.Feedback([units]), and back.connect(value) for what comes back a step later",
+    )
+
+
 def _building(forward: Callable[..., Any]) -> Callable[..., Any]:
     """A forward that declares the layer's weights before its first use, and labels what it computes with the layer."""
 
@@ -367,7 +378,10 @@ def _building(forward: Callable[..., Any]) -> Callable[..., Any]:
                 if not self._trainable:  # also what it made just now
                     self.trainable = False
             began = now()
-            out = forward(self, *inputs)
+            try:
+                out = forward(self, *inputs)
+            except RecursionError:
+                raise InvalidState(_endless(current_layer())) from None
             outputs = _check_outputs(self, out)
         if outer or is_tracing() or not any(x.symbolic for x in outputs):
             return out
