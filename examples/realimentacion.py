@@ -1,7 +1,7 @@
 """Una arista hacia atrás: la salida de la última capa entra a la primera un paso de tiempo después.
 
 Sumar en binario, de la cifra menos significativa a la más: en cada paso llegan dos bits y hay que dar el de la suma. Lo que se
-lleva al paso siguiente lo decide la *última* capa, después de dos capas; una capa recurrente común sólo se realimenta a sí misma.
+lleva al paso siguiente lo decide la última capa, después de dos capas; una capa recurrente común solo se realimenta a sí misma.
 """
 
 import random
@@ -12,7 +12,7 @@ import aforo as af
 
 
 def sumas(cuantas, bits, azar):
-    """Pares de números como secuencias de bits (n, bits, 2), y en cada paso el bit de la suma y lo que se lleva (n, bits, 2)."""
+    """Pares de números, bit a bit (n, bits, 2); y en cada paso el bit de la suma y lo que se lleva (n, bits, 2)."""
     X, Y = np.zeros((cuantas, bits, 2)), np.zeros((cuantas, bits, 2))
     for i in range(cuantas):
         a, b, lleva = azar.getrandbits(bits), azar.getrandbits(bits), 0

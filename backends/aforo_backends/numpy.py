@@ -143,7 +143,7 @@ def _reduction(ufunc: np.ufunc) -> Callable[[Instruction, Sequence[Array], Array
 
 
 # np.dot starts sooner, np.matmul keeps both threads busy; they cross at about this many multiply-adds.
-_SMALL_PRODUCT = 40_000
+_SMALL_PRODUCT = 600_000
 
 
 def _matmul(instruction: Instruction, inputs: Sequence[Array], output: Array) -> Call:

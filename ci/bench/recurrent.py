@@ -11,7 +11,9 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+from collections.abc import Callable
 from time import perf_counter
+from typing import Any
 
 UNITS, LENGTH, ROWS, FEATURES = 64, 100, 32, 32
 
@@ -49,23 +51,23 @@ def main() -> None:
     optimizer = torch.optim.SGD(parameters, lr=0.01)
     xt, yt = torch.tensor(x), torch.tensor(y)
 
-    def torch_step() -> float:
-        optimizer.zero_grad()
-        loss = torch.nn.functional.mse_loss(head(lstm(xt)[0][:, -1]), yt)
-        loss.backward()
-        optimizer.step()
-        return loss.item()
+    def torch_steps(count: int) -> None:
+        for _ in range(count):
+            optimizer.zero_grad()
+            loss = torch.nn.functional.mse_loss(head(lstm(xt)[0][:, -1]), yt)
+            loss.backward()
+            optimizer.step()
 
-    def aforo_step() -> float:
-        return model.train_on_batch(x, y)  # type: ignore[no-any-return]
+    def aforo_steps(count: int) -> None:
+        model.fit(x, y, epochs=count, batch_size=ROWS, shuffle=False, verbose=0)
 
-    torch_step()
+    torch_steps(1)
+    aforo_steps(1)
     times: dict[str, list[float]] = {"Aforo": [], "PyTorch": []}
     for _ in range(options.rounds):
-        for name, step in (("Aforo", aforo_step), ("PyTorch", torch_step)):
+        for name, take in (("Aforo", aforo_steps), ("PyTorch", torch_steps)):
             started = perf_counter()
-            for _ in range(options.steps):
-                step()
+            take(options.steps)
             times[name].append((perf_counter() - started) / options.steps)
     medians = {name: statistics.median(each) for name, each in times.items()}
     ratio = statistics.median(a / b for a, b in zip(times["Aforo"], times["PyTorch"], strict=True))
@@ -76,14 +78,13 @@ def main() -> None:
     print(f"  Aforo / PyTorch: {ratio:.2f} (median of {options.rounds} pairs)")
     print(f"  first step, with planning and binding: {first:.2f} s")
     print(f"  Aforo owns {held:,} B, planned {planned:,} B, difference {planned - held} B")
-    print(f"  PyTorch allocates {_torch_peak(torch, torch_step, parameters):,} B at the peak of a step")
+    print(f"  PyTorch allocates {_torch_peak(torch, torch_steps, parameters):,} B at the peak of a step")
 
 
-def _torch_peak(torch: object, step: object, parameters: object) -> int:
+def _torch_peak(torch: Any, take: Callable[[int], None], parameters: Any) -> int:
     """The most bytes that PyTorch's tensors hold during a step, weights included."""
-    t: object = torch
-    with t.profiler.profile(profile_memory=True, activities=[t.profiler.ProfilerActivity.CPU]) as profile:  # type: ignore[attr-defined]
-        step()  # type: ignore[operator]
+    with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        take(1)
     changes = [
         (event.start_ns(), event.nbytes()) for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"
     ]
@@ -91,7 +92,7 @@ def _torch_peak(torch: object, step: object, parameters: object) -> int:
     for _, nbytes in sorted(changes):
         live += nbytes
         most = max(most, live)
-    return most + sum(p.numel() * p.element_size() for p in parameters)  # type: ignore[attr-defined]
+    return most + sum(p.numel() * p.element_size() for p in parameters)
 
 
 if __name__ == "__main__":

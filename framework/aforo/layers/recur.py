@@ -11,7 +11,7 @@ from ..loop import Builder, Made, each, last, placeholder
 from ..specs import Size
 from .context import Carrier, current
 
-Step = Callable[[Sequence[Tensor], Sequence[Tensor]], tuple[Sequence[Tensor], Sequence[Tensor]]]
+Step = Callable[[Tensor, Sequence[Tensor]], Sequence[Tensor]]
 
 
 class Steps:
@@ -74,32 +74,27 @@ def recur(
     reverse: bool = False,
     cut: int = 0,
 ) -> tuple[Tensor, list[Tensor]]:
-    """Run step(x at t (batch, n), states) -> (output, next states) along axis 1 of x (batch, time, n).
+    """Run step(x at t (batch, d), states) -> next states along axis 1 of x (batch, time, d).
 
-    Gives the outputs (batch, time, m), and the last states. Where the mask (batch, time) is false, states stay as they are.
+    Gives the first state at every step (batch, time, n), and all states after the last. Where the mask (batch, time) is false,
+    they stay as they are.
     """
     outer = current().carrier
     if outer is not None and reverse:
         raise InvalidValue(
             explain("a layer that goes backwards in time cannot run one step at a time.", fix="go_backwards=False")
         )
+    if outer is not None and outer.whole:  # it mixes steps only by its states, and what it gives has one value for each
+        depends = ops.sum(x, -1, keepdims=True) * 0.0
+        shown = placeholder((*x.shape[:2], *initial[0].shape[1:]), x.dtype, "output") + depends
+        return shown, [placeholder(each.shape, each.dtype, "last") for each in initial]
     steps = Steps(x.shape[1], reverse=reverse, cut=cut)
-    whole = steps.carrier.whole
-
-    def now(value: Tensor) -> Tensor:
-        part = steps.along(value)
-        return part if whole else ops.squeeze(part, 1)
-
+    here = None if mask is None else ops.squeeze(steps.along(mask), 1)
     states = [steps.carry(each, current_layer()) for each in initial]
-    (output, *_), nexts = step([now(x)], states)
-    if mask is not None:
-        here = now(mask)
-        kept = [chosen(here, new, old) for new, old in zip(nexts, states, strict=True)]
-        output = kept[next(i for i, new in enumerate(nexts) if new is output)]
-        nexts = kept
+    nexts = step(ops.squeeze(steps.along(x), 1), states)
+    if here is not None:
+        nexts = [chosen(here, new, old) for new, old in zip(nexts, states, strict=True)]
     for state, after in zip(states, nexts, strict=True):
         steps.keep(state, after)
-    (shown,) = steps.shown([(output if whole else ops.expand_dims(output, 1), 1)])
-    if whole and not steps.carrier.cyclic:  # what a whole sequence ends with has no time axis
-        return shown, [placeholder(each.shape, each.dtype, "last") for each in initial]
+    (shown,) = steps.shown([(ops.expand_dims(nexts[0], 1), 1)])
     return shown, [steps.last(i) for i in range(len(states))]

@@ -16,7 +16,7 @@ from ..specs import written
 from .activation import Function, get
 from .context import current
 from .layer import Layer
-from .recur import recur
+from .recur import Step, recur
 
 
 class Recurrent(Layer):
@@ -126,8 +126,8 @@ class Recurrent(Layer):
         self._check_given(x, states, masks)
         zeros = ops.broadcast_to(as_tensor(0.0, x.dtype), (x.shape[0], self.units))
         output, last = recur(
-            self.step,
-            self.projected(x),
+            self._step(),
+            self._with_ones(x),
             states or [zeros] * self.states,
             mask=masks[0] if masks else None,
             reverse=self.go_backwards,
@@ -158,22 +158,36 @@ class Recurrent(Layer):
                     )
                 )
 
-    def projected(self, x: Tensor) -> Tensor:
-        """What the input adds to the gates: at every step at once, since it does not depend on the states."""
-        return self._product(x, self.bias)
+    def _with_ones(self, x: Tensor) -> Tensor:
+        """x with a last feature that is always 1, so that the bias is a row of the kernel; laid out step after step."""
+        if self.bias is None:
+            return x
+        first = ops.transpose(x, [1, 0, 2])
+        ones = ops.broadcast_to(as_tensor(1.0, x.dtype), (*first.shape[:2], 1))
+        return ops.transpose(ops.concatenate([first, ones]), [1, 0, 2])
 
-    def _product(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """x W + B, computed step after step, as the loop reads it."""
-        z = ops.transpose(x, [1, 0, 2]) @ self.kernel
-        return ops.transpose(z if bias is None else z + bias, [1, 0, 2])
+    def _step(self) -> Step:
+        """(x at t, states) -> the states after this step. A gate is a matrix of its own, (batch, units), dense in memory."""
+        kernel = self.kernel if self.bias is None else ops.concatenate([self.kernel, self.input_bias()], 0)
+        own, recurrent = self._by_gate(kernel), self._by_gate(self.recurrent_kernel)
 
-    def step(self, xs: Sequence[Tensor], states: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """(what the input adds, states) -> (the output, states after this step)."""
+        def step(x: Tensor, states: Sequence[Tensor]) -> Sequence[Tensor]:
+            return self.cell(x[None] @ own, states[0][None] @ recurrent, states)
+
+        return step
+
+    def _by_gate(self, kernel: Tensor) -> Tensor:
+        """(d, gates · units) as (gates, d, units)."""
+        return ops.transpose(ops.reshape(kernel, (kernel.shape[0], self.gates, self.units)), [1, 0, 2])
+
+    def input_bias(self) -> Tensor:
+        """What the bias adds to the input's part, (1, gates · units)."""
+        assert self.bias is not None
+        return self.bias[None]
+
+    def cell(self, x: Tensor, h: Tensor, states: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The states after a step, from x W + B and h U by gate (gates, batch, units), and the states before it."""
         raise NotImplementedError
-
-    def part(self, gates: Tensor, number: int, upto: int | None = None) -> Tensor:
-        """Some of the gates that lie side by side in the last axis."""
-        return gates[..., number * self.units : (upto or number + 1) * self.units]
 
     def load_pytorch(self, weight_ih: Any, weight_hh: Any, bias_ih: Any = None, bias_hh: Any = None) -> None:
         """Take the weights of PyTorch's layer of the same kind: weight_ih_l0, weight_hh_l0, bias_ih_l0, bias_hh_l0.
@@ -229,9 +243,8 @@ def _as_mask(mask: Any, layer: Layer) -> Tensor:
 class SimpleRNN(Recurrent):
     """h ← activation(x W + h U + B): Elman (1990). kernel W (d, units), recurrent_kernel U (units, units), bias B (units,)."""
 
-    def step(self, xs: Sequence[Tensor], states: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        h = self.activation(xs[0] + states[0] @ self.recurrent_kernel)
-        return [h], [h]
+    def cell(self, x: Tensor, h: Tensor, states: Sequence[Tensor]) -> Sequence[Tensor]:
+        return [self.activation(x[0] + h[0])]
 
 
 class Gated(Recurrent):
@@ -262,19 +275,16 @@ class GRU(Gated):
     def bias_shape(self, width: int) -> list[int]:
         return [2, width]
 
-    def projected(self, x: Tensor) -> Tensor:
-        return self._product(x, None if self.bias is None else self.bias[0])
+    def input_bias(self) -> Tensor:
+        assert self.bias is not None
+        return self.bias[:1]
 
-    def step(self, xs: Sequence[Tensor], states: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        (x,), (h,) = xs, states
-        inner = h @ self.recurrent_kernel
+    def cell(self, x: Tensor, h: Tensor, states: Sequence[Tensor]) -> Sequence[Tensor]:
         if self.bias is not None:
-            inner = inner + self.bias[1]
-        zr = self.recurrent_activation(self.part(x, 0, 2) + self.part(inner, 0, 2))
-        z, r = self.part(zr, 0), self.part(zr, 1)
-        n = self.activation(self.part(x, 2) + r * self.part(inner, 2))
-        h = n + z * (h - n)
-        return [h], [h]
+            h = h + ops.reshape(self.bias[1], (3, 1, self.units))
+        opened = self.recurrent_activation(x[:2] + h[:2])
+        n = self.activation(x[2] + opened[1] * h[2])
+        return [n + opened[0] * (states[0] - n)]
 
     def _bias_from(self, bias_ih: Any, bias_hh: Any) -> Any:
         return np.stack([bias_ih, bias_hh])
@@ -310,11 +320,8 @@ class LSTM(Gated):
             values[self.units : 2 * self.units] = 1
         return values
 
-    def step(self, xs: Sequence[Tensor], states: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        (x,), (h, c) = xs, states
-        gates = x + h @ self.recurrent_kernel
-        opened = self.recurrent_activation(self.part(gates, 0, 3))
-        i, f, o = (self.part(opened, gate) for gate in range(3))
-        c = f * c + i * self.activation(self.part(gates, 3))
-        h = o * self.activation(c)
-        return [h], [h, c]
+    def cell(self, x: Tensor, h: Tensor, states: Sequence[Tensor]) -> Sequence[Tensor]:
+        gates = x + h
+        opened = self.recurrent_activation(gates[:3])
+        c = opened[1] * states[1] + opened[0] * self.activation(gates[3])
+        return [opened[2] * self.activation(c), c]
