@@ -21,7 +21,7 @@ FLOORS: list[list[str]] = [
     ["aforo_backends.contract"],
     ["aforo_backends"],
     ["aforo.errors", "aforo.tables", "aforo.collector"],
-    ["aforo.specs", "aforo.random", "aforo.settings"],
+    ["aforo.specs", "aforo.random", "aforo.settings", "aforo.budget"],
     ["aforo.graph"],
     ["aforo.ops"],
     ["aforo.gradient"],
