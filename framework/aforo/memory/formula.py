@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -35,7 +35,7 @@ class Formula:
 
     def at(self, batch_size: int, width: int) -> float:
         return sum(
-            (coefficient or 0.0) * batch_size**i * width**j
+            (coefficient or 0.0) * float(batch_size**i * width**j)
             for coefficient, (i, j) in zip(self._coefficients, _TERMS, strict=True)
         )
 
@@ -76,9 +76,9 @@ def fit(reports: Sequence[Sequence[Report]], batch_sizes: Sequence[int], widths:
     relative to the bytes of their cell.
     """
     columns = widths or [0]
-    b, n = (grid.ravel() for grid in np.meshgrid(np.float64(batch_sizes), np.float64(columns), indexing="ij"))
-    total = np.float64([[each.total_bytes for each in row] for row in reports]).ravel()
-    moving = np.float64([[each.batch_bytes + each.arena_bytes + each.state_bytes for each in row] for row in reports]).ravel()
+    b, n = (grid.ravel() for grid in np.meshgrid(np.array(batch_sizes, float), np.array(columns, float), indexing="ij"))
+    total = np.array([each.total_bytes for row in reports for each in row], float)
+    moving = np.array([each.batch_bytes + each.arena_bytes + each.state_bytes for row in reports for each in row], float)
     by_batch = len(set(batch_sizes)) > 1
     powers = min(3, len(set(columns)))
     terms = [(i, j) for i, j in _TERMS if (not i or by_batch) and j < powers]
@@ -87,11 +87,11 @@ def fit(reports: Sequence[Sequence[Report]], batch_sizes: Sequence[int], widths:
     coefficients = dict(zip(terms, found.tolist(), strict=True))
     estimate = sum(coefficients[i, j] * b**i * n**j for i, j in terms)
     worst = float(np.abs(estimate / total - 1).max())
-    constant, *others = (coefficients.get(term) for term in _TERMS)
-    return Formula(constant or 0.0, *others, worst_error=worst)  # type: ignore[misc]
+    by_sample, by_unit, by_both, by_pair = (coefficients.get(term) for term in _TERMS[1:])
+    return Formula(coefficients[0, 0], by_sample, by_unit, by_both, by_pair, worst)
 
 
-_Vector = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+_Vector = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def _solved(values: _Vector, terms: Sequence[tuple[int, int]], b: _Vector, n: _Vector, weight: _Vector) -> _Vector:
@@ -103,4 +103,4 @@ def _solved(values: _Vector, terms: Sequence[tuple[int, int]], b: _Vector, n: _V
 
 def _padded(found: _Vector, terms: Sequence[tuple[int, int]], wider: Sequence[tuple[int, int]]) -> _Vector:
     known = dict(zip(terms, found, strict=True))
-    return np.float64([known.get(term, 0.0) for term in wider])
+    return np.array([known.get(term, 0.0) for term in wider])

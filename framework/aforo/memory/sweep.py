@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +15,7 @@ from ..errors import InvalidState, InvalidType, InvalidValue, explain
 from ..model import Model
 from ..settings import whole
 from ..tables import bytes_written, render
-from .files import opened
+from .files import write
 from .formula import Formula, fit
 from .measure import report
 from .report import Report
@@ -73,13 +72,13 @@ class Sweep:
 
     def to_csv(self, path: Any) -> None:
         """Write a line for each cell, all figures in bytes."""
-        with opened(path) as file:
-            write = csv.writer(file, lineterminator="\n").writerow
-            write(["batch_size", "width", "total_bytes", *_COLUMNS, *(["fits"] if self.budget is not None else [])])
-            for batch_size, row in zip(self.batch_sizes, self.reports, strict=True):
-                for width, each in zip(self.widths or ("",), row, strict=True):
-                    fits = [] if self.budget is None else [int(each.total_bytes <= self.budget)]
-                    write([batch_size, width, each.total_bytes, *(getattr(each, name) for name in _COLUMNS), *fits])
+        lines = [["batch_size", "width", "total_bytes", *_COLUMNS, *(["fits"] if self.budget is not None else [])]]
+        for batch_size, row in zip(self.batch_sizes, self.reports, strict=True):
+            for width, each in zip(self.widths or ("",), row, strict=True):
+                fits = [] if self.budget is None else [int(each.total_bytes <= self.budget)]
+                cells = [batch_size, width, each.total_bytes, *(getattr(each, name) for name in _COLUMNS), *fits]
+                lines.append([str(cell) for cell in cells])
+        write(path, "".join(",".join(line) + "\n" for line in lines))
 
     def to_html(self, path: Any) -> None:
         """Write a page to look at and to share: the table as a map, and every cell's timeline. It needs no network."""
@@ -102,12 +101,10 @@ class Sweep:
     def __str__(self) -> str:
         def cell(each: Report) -> str:
             over = self.budget is not None and each.total_bytes > self.budget
-            return bytes_written(each.total_bytes) + "!" * over
+            return bytes_written(each.total_bytes) + (" !" if over else "  " if self.exceeds else "")
 
         heads = ("bytes",) if self.widths is None else tuple(f"n = {width}" for width in self.widths)
-        rows = [
-            (f"b = {batch_size}", *map(cell, row)) for batch_size, row in zip(self.batch_sizes, self.reports, strict=True)
-        ]
+        rows = [(f"b = {batch_size}", *map(cell, row)) for batch_size, row in zip(self.batch_sizes, self.reports, strict=True)]
         outside = [f"outside: {r.name} about {bytes_written(r.nbytes)} ({r.measured})" for r in self.reports[0][0].reserve]
         over = ["! over the budget"] if self.exceeds else []
         return render(self.title, ("", *heads), rows, [*over, *self.formula.lines(), *outside])
