@@ -62,7 +62,7 @@ def report_figure(report: Report, path: Any) -> Any:
     left.axhline(report.arena_bytes / size, color="black", linewidth=1, linestyle=":", label="arena")
     left.plot([report.timeline.peak + 0.5], [live.max(initial=0) / size], "kv", markersize=7)
     left.set(title="live in the arena", xlabel="instruction", ylabel=unit, xlim=(0, max(1, len(live))))
-    left.legend(loc="lower center", fontsize="small", ncols=len(known) + 1)
+    left.legend(loc="upper left", fontsize="small")
     rows = sorted((row for row in report.layers if row.held_bytes), key=lambda row: -row.held_bytes)[:_SHOWN_LAYERS][::-1]
     right.barh([row.name for row in rows], [row.held_bytes / size for row in rows], color="#0f7b6c")
     right.set(title="held at the peak", xlabel=unit)
