@@ -40,6 +40,19 @@ class Reserve:
 
 
 @dataclass(frozen=True)
+class Scratch:
+    """Memory that the kernel of an operation needs while it runs.
+
+    `arrays` of the output's shape and dtype; or `times` the output's bytes, but no more than `most`.
+    """
+
+    op: str
+    arrays: int = 0
+    times: int = 0
+    most: int = 0
+
+
+@dataclass(frozen=True)
 class Profile:
     """What a planner must know of a backend, as data.
 
@@ -47,6 +60,7 @@ class Profile:
     slack            bytes a storage takes beyond its size, so that its first value can start aligned
     rounding         a storage takes a multiple of this many bytes
     product_sums     sums over the leading axis run as a matrix product with a row of ones
+    scratch          operations whose kernels need memory of their own
     reserve          what is taken outside the storages
     """
 
@@ -55,6 +69,7 @@ class Profile:
     slack: int
     rounding: int
     product_sums: bool
+    scratch: tuple[Scratch, ...] = ()
     reserve: tuple[Reserve, ...] = ()
 
     def footprint(self, nbytes: int) -> int:
@@ -74,11 +89,11 @@ class View:
 
 @dataclass(frozen=True)
 class Instruction:
-    """One operation: its name, its constants, and how it looks at each operand."""
+    """One operation: its name, its constants, and how it looks at each operand. Most have one output."""
 
     op: str
     inputs: tuple[View, ...]
-    output: View
+    outputs: tuple[View, ...]
     scratch: tuple[View, ...] = ()
     attributes: dict[str, Any] = field(default_factory=dict)
 
@@ -118,7 +133,7 @@ class Backend(Protocol):
         """Write `values[rows]` into one of the backend's arrays."""
 
     def compile(
-        self, instruction: Instruction, inputs: Sequence[Any], output: Any, scratch: Sequence[Any]
+        self, instruction: Instruction, inputs: Sequence[Any], outputs: Sequence[Any], scratch: Sequence[Any]
     ) -> Callable[[], object]:
         """A call without arguments that runs the instruction on these arrays."""
 

@@ -180,14 +180,19 @@ class CudaBackend:
         if target.is_dense and source.is_dense:
             self.driver.copy(target.address, source.address, target.nbytes)
         else:
-            self.compile(Instruction("copy", (source.view,), target.view), [source], target, [])()
+            self.compile(Instruction("copy", (source.view,), (target.view,)), [source], [target], [])()
 
     def gather(self, array: DeviceArray, values: HostArray, rows: HostArray) -> None:
         self.driver.write(array.address, np.take(values, rows, axis=0))
 
     def compile(
-        self, instruction: Instruction, inputs: Sequence[DeviceArray], output: DeviceArray, scratch: Sequence[DeviceArray]
+        self,
+        instruction: Instruction,
+        inputs: Sequence[DeviceArray],
+        outputs: Sequence[DeviceArray],
+        scratch: Sequence[DeviceArray],
     ) -> Call:
+        (output,) = outputs
         if instruction.op == "matmul":
             return partial(self.driver.gemm, _product(instruction, inputs, output))
         calls = [self._launch(launch, inputs, output) for launch in launches(instruction)]

@@ -75,7 +75,7 @@ def launches(instruction: Instruction) -> list[Launch]:
     expression = EXPRESSIONS.get(instruction.op)
     if expression is None:
         raise LookupError(f"there is no kernel for {instruction.op!r}")
-    return [_elementwise(instruction.op, expression, instruction.output, instruction.inputs)]
+    return [_elementwise(instruction.op, expression, instruction.outputs[0], instruction.inputs)]
 
 
 # --- elementwise ------------------------------------------------------------------------------------------------------
@@ -171,13 +171,13 @@ def _kernel(name: str, parameters: Sequence[str], body: Sequence[str]) -> str:
 def _power(instruction: Instruction) -> list[Launch]:
     exponent = instruction.attributes["exponent"]
     name = "power_" + str(exponent).replace("-", "m").replace(".", "p").replace("+", "")
-    return [_elementwise(name, f"pow(a, T({exponent!r}))", instruction.output, instruction.inputs)]
+    return [_elementwise(name, f"pow(a, T({exponent!r}))", instruction.outputs[0], instruction.inputs)]
 
 
 def _guard(instruction: Instruction) -> list[Launch]:
     floor = instruction.attributes["floor"]
     name = "guard_" + str(floor).replace("-", "m").replace(".", "p")
-    return [_elementwise(name, f"a < T({floor!r}) ? T({floor!r}) : a", instruction.output, instruction.inputs)]
+    return [_elementwise(name, f"a < T({floor!r}) ? T({floor!r}) : a", instruction.outputs[0], instruction.inputs)]
 
 
 def _part(out: View, offset: int, shape: Sequence[int], strides: Sequence[int]) -> View:
@@ -186,7 +186,7 @@ def _part(out: View, offset: int, shape: Sequence[int], strides: Sequence[int]) 
 
 def _concatenate(instruction: Instruction) -> list[Launch]:
     """A strided copy for each input."""
-    out, axis = instruction.output, instruction.attributes["axis"]
+    out, axis = instruction.outputs[0], instruction.attributes["axis"]
     parts, offset = [], 0
     for i, view in enumerate(instruction.inputs):
         launch = _elementwise("copy", "a", _part(out, offset, view.shape, out.strides), [view], ("out", i))
@@ -201,7 +201,7 @@ def _fields(launch: Launch) -> tuple[str, str, int, int, tuple[str | int, ...], 
 
 def _pad(instruction: Instruction) -> list[Launch]:
     """Zeros, then a strided copy."""
-    out, (x,) = instruction.output, instruction.inputs
+    out, (x,) = instruction.outputs[0], instruction.inputs
     before, step = instruction.attributes["before"], instruction.attributes["step"]
     offset = sum(first * stride for first, stride in zip(before, out.strides, strict=True))
     window = _part(out, offset, x.shape, [s * stride for s, stride in zip(step, out.strides, strict=True)])
@@ -297,7 +297,7 @@ def _gather(instruction: Instruction) -> list[Launch]:
     )  # fmt: skip
     parameters = [f"{kind}* out", f"const {kind}* in", f"const {index}* rows"]
     numbers = ["long long n", "long long width", "long long count"]
-    width, n = prod(x.shape[1:]), prod(instruction.output.shape)
+    width, n = prod(x.shape[1:]), prod(instruction.outputs[0].shape)
     return [
         Launch(name, _kernel(name, [*parameters, *numbers], body), _blocks(n), BLOCK, ("out", 0, 1), (n, width, x.shape[0]))
     ]
@@ -315,8 +315,8 @@ def _scatter_add(instruction: Instruction) -> list[Launch]:
     )  # fmt: skip
     parameters = [f"{kind}* out", f"const {kind}* in", f"const {index}* rows"]
     numbers = ["long long n", "long long width", "long long length"]
-    n, length = prod(instruction.output.shape), prod(rows.shape)
-    width = prod(instruction.output.shape[1:])
+    n, length = prod(instruction.outputs[0].shape), prod(rows.shape)
+    width = prod(instruction.outputs[0].shape[1:])
     return [Launch(name, _kernel(name, [*parameters, *numbers], body), _blocks(n), BLOCK, ("out", 0, 1), (n, width, length))]
 
 
@@ -341,7 +341,7 @@ def _uniform(instruction: Instruction) -> list[Launch]:
     """Eight numbers a thread: a block of Philox4x64-10, as NumPy draws them."""
     parameters = ["float* out", "const long long* step", "long long n", "long long key0", "long long key1"]
     key = tuple(word - (1 << 64) if word >> 63 else word for word in instruction.attributes["key"])
-    n = prod(instruction.output.shape) // 8
+    n = prod(instruction.outputs[0].shape) // 8
     return [Launch("uniform", _kernel("uniform", parameters, _loop([_PHILOX])), _blocks(n), BLOCK, ("out", 0), (n, *key))]
 
 

@@ -145,7 +145,7 @@ def _peak(plan: Plan) -> int:
 def _holders(plan: Plan) -> tuple[Holder, ...]:
     """The values in the arena at its peak, largest first."""
     peak = _peak(plan)
-    written = {step.write.value: index for index, step in enumerate(plan.steps)}
+    written = {operand.value: index for index, step in enumerate(plan.steps) for operand in step.writes}
     scratch = {operand.value for step in plan.steps for operand in step.scratch}
     holders = []
     for buffer in plan.buffers:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from aforo_backends.contract import Profile
+from aforo_backends.contract import Profile, Scratch
 
 from ..graph import PRIMITIVES, Graph, Place, Tensor, Variable, rebuilt
-from ..specs import FLOATS, Layout, Shape, Size, at, count
+from ..specs import DTYPES, FLOATS, Layout, Shape, Size, at, count
 
 LEAVES = ("constant", "iota", "ones")
 
@@ -78,12 +78,12 @@ class Value:
 
 @dataclass
 class Step:
-    """One instruction: reads, then writes one dense value."""
+    """One instruction: reads, then writes dense values, most often one."""
 
     op: str
     node: Tensor
     reads: tuple[Operand, ...]
-    write: int
+    writes: tuple[int, ...]
     scratch: tuple[int, ...] = ()
 
 
@@ -91,8 +91,8 @@ class Step:
 class Draft:
     """Steps in the order of creation, before anyone decides on order and memory.
 
-    chains   variable -> the steps that write its new value in place, first to last; a variable that is given its own value
-             has none
+    chains   variable -> the values that lie in its memory one after the other, the last of them its new one; a variable that
+             is given its own value has none
     """
 
     values: list[Value] = field(default_factory=list)
@@ -115,6 +115,10 @@ class Draft:
         self._read_steps = len(self.steps)
         return found
 
+    def writers(self) -> dict[int, int]:
+        """For every value that is computed, the step that writes it."""
+        return {value: index for index, step in enumerate(self.steps) for value in step.writes}
+
     def add_value(self, shape: Shape, dtype: str, place: Place, **home: object) -> int:
         self.values.append(Value(shape, dtype, place, **home))  # type: ignore[arg-type]
         return len(self.values) - 1
@@ -122,16 +126,16 @@ class Draft:
     def add_copy(self, operand: Operand, node: Tensor, variable: Variable | None = None) -> Operand:
         shape, dtype = operand.layout.shape, self.values[operand.value].dtype
         write = self.add_value(shape, dtype, node.place, variable=variable)
-        self.steps.append(Step("copy", node, (operand,), write))
+        self.steps.append(Step("copy", node, (operand,), (write,)))
         return Operand(write, Layout.dense(shape))
 
     def release(self, variable: Variable) -> None:
         """Compute the variable's new value in the arena, and copy it into place when nothing reads the old one any more."""
-        last = self.steps[self.chains[variable][-1]]
-        for index in self.chains[variable]:
-            self.values[self.steps[index].write].variable = None
-        self.chains[variable] = [len(self.steps)]
-        self.add_copy(Operand(last.write, Layout.dense(variable.shape)), last.node, variable)
+        chain, writer = self.chains[variable], self.writers()
+        for value in chain:
+            self.values[value].variable = None
+        last = Operand(chain[-1], Layout.dense(variable.shape))
+        self.chains[variable] = [self.add_copy(last, self.steps[writer[chain[-1]]].node, variable).value]
 
 
 def for_backend(graph: Graph, profile: Profile) -> Graph:
@@ -173,11 +177,12 @@ def _product_sum(node: Tensor, inputs: tuple[Tensor, ...], ones: dict[tuple[Size
     return built("reshape", 4, (product,), node.shape, shape=node.shape)
 
 
-def lower(graph: Graph) -> Draft:
+def lower(graph: Graph, profile: Profile, sizes: Mapping[str, int]) -> Draft:
     draft = Draft()
     operands: dict[int, Operand] = {}
     copies: dict[Operand, Operand] = {}
     homes: dict[Any, int] = {}
+    rules = {rule.op: rule for rule in profile.scratch}
 
     def copied(operand: Operand, node: Tensor) -> Operand:
         if operand not in copies:
@@ -206,11 +211,10 @@ def lower(graph: Graph) -> Draft:
             operands[id(node)] = Operand(reads[0].value, layout)
             continue
         reads = [read if _taken(read.layout, record.operands) else copied(read, node) for read in reads]
-        scratch = tuple(
-            draft.add_value(shape, dtype, node.place) for shape, dtype in (record.scratch(node) if record.scratch else ())
-        )
+        shapes = _scratch(node, rules[node.op], sizes) if node.op in rules else []
+        scratch = tuple(draft.add_value(shape, node.dtype, node.place) for shape in shapes)
         write = draft.add_value(node.shape, node.dtype, node.place)
-        draft.steps.append(Step(node.op, node, tuple(reads), write, scratch))
+        draft.steps.append(Step(node.op, node, tuple(reads), (write,), scratch))
         operands[id(node)] = Operand(write, Layout.dense(node.shape))
 
     for name, node in graph.outputs.items():
@@ -219,6 +223,14 @@ def lower(graph: Graph) -> Draft:
         draft.outputs[name] = draft.add_copy(operand, node) if changes else operand
     _pin_updates(draft, graph, operands)
     return draft
+
+
+def _scratch(node: Tensor, rule: Scratch, sizes: Mapping[str, int]) -> list[Shape]:
+    """The shapes of what a kernel needs beside its operands. What has a limit is sized for the plan, and enough for less."""
+    if not rule.times:
+        return [node.shape] * rule.arrays
+    item = DTYPES[node.dtype]
+    return [(min(rule.times * at(count(node.shape), sizes), rule.most // item),)]
 
 
 def _taken(layout: Layout, operands: str) -> bool:
@@ -242,17 +254,17 @@ class _Uses:
     readers: list[list[int]]
     kept: set[int]
 
-    def chain(self, variable: Variable, index: int, depth: int = 8) -> list[int] | None:
-        """The steps that can work in the variable's memory, from one that reads its old value to this one, if there are any."""
-        step, dense, old = self.draft.steps[index], Layout.dense(variable.shape), self.draft.old.get(variable)
+    def chain(self, variable: Variable, value: int, depth: int = 8) -> list[int] | None:
+        """The values that can lie in the variable's memory, from one made of its old value to this one, if there are any."""
+        step, dense, old = self.draft.steps[self.writer[value]], Layout.dense(variable.shape), self.draft.old.get(variable)
         overwrites = PRIMITIVES[step.op].overwrites
         if any(read.value == old for read in step.reads):
-            return [index] if _in_place(step, old, dense, overwrites) else None
+            return [value] if _in_place(step, old, dense, overwrites) else None
         for read in step.reads if depth else ():
             if self.single(read.value) and _in_place(step, read.value, dense, overwrites):
-                earlier = self.chain(variable, self.writer[read.value], depth - 1)
+                earlier = self.chain(variable, read.value, depth - 1)
                 if earlier:
-                    return [*earlier, index]
+                    return [*earlier, value]
         return None
 
     def single(self, value: int) -> bool:
@@ -266,7 +278,7 @@ def _pin_updates(draft: Draft, graph: Graph, operands: dict[int, Operand]) -> No
     targets = {operands[id(node)].value for node in graph.updates.values()}
     uses = _Uses(
         draft,
-        {step.write: index for index, step in enumerate(draft.steps)},
+        draft.writers(),
         draft.readers(),
         {operand.value for operand in draft.outputs.values()} | targets,
     )
@@ -280,13 +292,12 @@ def _pin_updates(draft: Draft, graph: Graph, operands: dict[int, Operand]) -> No
         members = None
         if last is not None and draft.values[operand.value].in_arena and operand.layout == Layout.dense(variable.shape):
             reads_old = any(read.value == draft.old.get(variable) for read in draft.steps[last].reads)
-            members = uses.chain(variable, last) or (None if reads_old else [last])
+            members = uses.chain(variable, operand.value) or (None if reads_old else [operand.value])
         if members is None:
-            draft.chains[variable] = [len(draft.steps)]
-            draft.add_copy(operand, node, variable)
+            draft.chains[variable] = [draft.add_copy(operand, node, variable).value]
             continue
-        for index in members:
-            draft.values[draft.steps[index].write].variable = variable
+        for value in members:
+            draft.values[value].variable = variable
         draft.chains[variable] = members
 
 

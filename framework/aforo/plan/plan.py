@@ -38,7 +38,7 @@ class PlannedStep:
     op: str
     attributes: dict[str, Any]
     reads: tuple[Operand, ...]
-    write: Operand
+    writes: tuple[Operand, ...]
     scratch: tuple[Operand, ...]
     place: Place
     flops: Size
@@ -114,7 +114,7 @@ class Plan:
             return f"arena+{value.offset}" if value.offset is not None else f"{value.constant}"
 
         return "\n".join(
-            f"{i:4d} {step.op:12s} {where(step.write)} <- {', '.join(map(where, step.reads))}"
+            f"{i:4d} {step.op:12s} {', '.join(map(where, step.writes))} <- {', '.join(map(where, step.reads))}"
             for i, step in enumerate(self.steps)
         )
 
@@ -122,7 +122,7 @@ class Plan:
 @uncollected
 def make_plan(graph: Graph, profile: Profile, sizes: Mapping[str, int]) -> Plan:
     """Decide the order, what shares memory, and the offsets; then check all of it independently."""
-    draft = lower(for_backend(graph, profile))
+    draft = lower(for_backend(graph, profile), profile, sizes)
     before = settle(draft)
 
     known: dict[tuple[Shape, str], int] = {}
@@ -152,7 +152,7 @@ def make_plan(graph: Graph, profile: Profile, sizes: Mapping[str, int]) -> Plan:
             for where, (interval, values) in zip(found, buffers, strict=True)
         ),
         outputs=dict(draft.outputs),
-        updates={variable: draft.steps[chain[-1]].write for variable, chain in draft.chains.items()},
+        updates={variable: chain[-1] for variable, chain in draft.chains.items()},
     )
     verify(plan)
     return plan
@@ -174,7 +174,8 @@ def _planned(draft: Draft, order: list[int]) -> tuple[PlannedStep, ...]:
         node, own = step.node, step.op == step.node.op  # else a copy that the node needs
         scratch = tuple(map(whole, step.scratch))
         attributes, cost = (node.attributes, flops(node)) if own else ({}, 0)
-        return PlannedStep(step.op, attributes, step.reads, whole(step.write), scratch, node.place, cost)
+        writes = tuple(map(whole, step.writes))
+        return PlannedStep(step.op, attributes, step.reads, writes, scratch, node.place, cost)
 
     return tuple(planned(draft.steps[index]) for index in order)
 
@@ -193,15 +194,19 @@ def _share(draft: Draft, order: list[int], nbytes: Any) -> list[tuple[offsets.In
         step = draft.steps[index]
         for value in step.scratch:
             members[value], first[value], start[value], last[value] = [value], value, now, now
-        out = step.write
-        if not draft.values[out].in_arena:
-            continue
-        taken = next((read for i, read in enumerate(step.reads) if _takes_over(draft, step, i, last, now)), None)
-        if taken is None:
-            members[out], first[out], start[out] = [out], out, now
-        else:
-            first[out] = first[taken.value]
-            members[first[out]].append(out)
+        given: set[int] = set()  # inputs whose memory an output of this step took
+        for out in step.writes:
+            if not draft.values[out].in_arena:
+                continue
+            taken = next(
+                (read.value for i, read in enumerate(step.reads) if _takes_over(draft, step, i, out, last, now, given)), -1
+            )
+            if taken < 0:
+                members[out], first[out], start[out] = [out], out, now
+            else:
+                given.add(taken)
+                first[out] = first[taken]
+                members[first[out]].append(out)
     return [
         (
             offsets.Interval(
@@ -213,11 +218,11 @@ def _share(draft: Draft, order: list[int], nbytes: Any) -> list[tuple[offsets.In
     ]
 
 
-def _takes_over(draft: Draft, step: Step, position: int, last: list[int], now: int) -> bool:
+def _takes_over(draft: Draft, step: Step, position: int, written: int, last: list[int], now: int, given: set[int]) -> bool:
     read = step.reads[position]
-    if last[read.value] != now or position not in PRIMITIVES[step.op].overwrites:
+    if last[read.value] != now or position not in PRIMITIVES[step.op].overwrites or read.value in given:
         return False
-    value, out = draft.values[read.value], draft.values[step.write]
+    value, out = draft.values[read.value], draft.values[written]
     dense = Layout.dense(out.shape)
     return (
         value.in_arena
