@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from time import sleep
+from time import monotonic, sleep
 from typing import Any
 from urllib.error import URLError
 from urllib.request import Request, urlopen
@@ -50,7 +50,11 @@ class Page:
         self.call("actions", actions=[{"type": "key", "id": "keyboard", "actions": actions}])
 
     def click(self, x: int, y: int) -> None:
-        moves = [{"type": "pointerMove", "x": x, "y": y}, {"type": "pointerDown", "button": 0}, {"type": "pointerUp", "button": 0}]
+        moves = [
+            {"type": "pointerMove", "x": x, "y": y},
+            {"type": "pointerDown", "button": 0},
+            {"type": "pointerUp", "button": 0},
+        ]
         self.call("actions", actions=[{"type": "pointer", "id": "mouse", "actions": moves}])
 
     def screenshot(self, file: Path) -> None:
@@ -93,10 +97,14 @@ def browser(width: int, height: int, *, dark: bool = False) -> Iterator[Page]:
 
 
 def _wait(base: str) -> None:
-    for _ in range(200):
-        try:
-            if _ask(f"{base}/status", None)["ready"]:
-                return
-        except (URLError, ConnectionError):
-            sleep(0.05)
-    raise RuntimeError("chromedriver does not answer")
+    until = monotonic() + 20
+    while not _answers(base):
+        assert monotonic() < until, "chromedriver does not answer"
+        sleep(0.05)
+
+
+def _answers(base: str) -> bool:
+    try:
+        return bool(_ask(f"{base}/status", None)["ready"])
+    except (URLError, ConnectionError):
+        return False
