@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from inspect import signature
 from pathlib import Path
+from traceback import extract_tb
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -132,9 +133,10 @@ def _loaded(target: str) -> Any:
     try:
         exec(compile(source, str(file), "exec"), vars(module))
     except (Exception, SystemExit) as error:
-        raise InvalidValue(
-            explain(f"{path!r} cannot be run.", expected="a Python file", received=f"{type(error).__name__}: {error}")
-        ) from error
+        lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == str(file)]
+        where = f" (line {lines[-1]})" if lines else ""
+        received = f"{type(error).__name__}: {error}{where}"
+        raise InvalidValue(explain(f"{path!r} cannot be run.", expected="a Python file", received=received)) from error
     if not hasattr(module, name):
         functions = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise unknown_name("function", name, functions or ["(none)"], fix=f"def {name}(width): … in {path}")
