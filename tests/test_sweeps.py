@@ -103,7 +103,7 @@ def test_the_csv_holds_every_cell(tmp_path: Path) -> None:
 def test_a_sweep_is_plain_data_that_json_can_write() -> None:
     s = af.memory.sweep(build, [32, 64], [16], budget=10**6)
     data = s.to_dict()
-    assert json.loads(json.dumps(data))["total_bytes"] == s.total_bytes.tolist()
+    assert json.loads(json.dumps(data)) == data and data["total_bytes"] == s.total_bytes.tolist()
     assert data["budget"] == 10**6 and data["reports"][1][0]["batch_size"] == 64
 
 

@@ -158,9 +158,10 @@ class Report:
         return f"memory of {what}, batch size {self.batch_size}, on {self.device}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, ready for JSON."""
+        """Numbers, text, lists and dicts: what JSON can write, and gives back the same."""
         derived = {name: getattr(self, name) for name in ("total_bytes", "gap_bytes", "data_bytes", "flops")}
-        return {**derived, **asdict(self)}
+        plain: dict[str, Any] = _plain({**derived, **asdict(self)})
+        return plain
 
     def to_html(self, path: Any) -> None:
         """Write a page to look at and to share. It needs no network."""
@@ -221,3 +222,9 @@ class Report:
             lines += [f"{line(held.name, held.nbytes)}  on the {held.where}" for held in self.data]
         lines += [f"  outside: {each.name} about {bytes_written(each.nbytes)} ({each.measured})" for each in self.reserve]
         return lines
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, (list, tuple)) else value

@@ -60,7 +60,7 @@ class Sweep:
         return f"memory of {what} by batch size and width, on {first.device}{within}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, ready for JSON."""
+        """Numbers, text, lists and dicts: what JSON can write, and gives back the same."""
         return {
             "batch_sizes": list(self.batch_sizes),
             "widths": None if self.widths is None else list(self.widths),
