@@ -6,7 +6,7 @@ from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 
 from ..graph import UPDATE
-from .lower import Draft
+from .draft import Draft
 
 
 def dependencies(draft: Draft) -> list[set[int]]:
@@ -65,7 +65,7 @@ def by_creation(draft: Draft, before: list[set[int]]) -> list[int]:
     missing = [len(earlier) for earlier in before]
     writer = draft.writers()
     updates = {writer[value] for chain in draft.chains.values() for value in chain}
-    rank = [(0 if index in updates or step.node.place.phase == UPDATE else 1, index) for index, step in enumerate(draft.steps)]
+    rank = [(0 if index in updates or step.place.phase == UPDATE else 1, index) for index, step in enumerate(draft.steps)]
     ready = [rank[index] for index, n in enumerate(missing) if not n]
     heapify(ready)
     order = []

@@ -10,10 +10,11 @@ from typing import Any
 from aforo_backends.contract import Profile, round_up
 
 from ..collector import uncollected
-from ..graph import PRIMITIVES, Graph, Place, Tensor, Variable
+from ..graph import Graph, Place, Variable
 from ..specs import Layout, Shape, Size, count, value_bytes
 from . import offsets
-from .lower import Constant, Draft, Operand, Step, for_backend, lower
+from .draft import Constant, Draft, Operand, Step
+from .lower import for_backend, lower
 from .order import by_creation, by_release, settle
 from .verify import verify
 
@@ -159,23 +160,12 @@ def make_plan(graph: Graph, profile: Profile, sizes: Mapping[str, int]) -> Plan:
 
 
 def _planned(draft: Draft, order: list[int]) -> tuple[PlannedStep, ...]:
-    known: dict[Any, Size] = {}
-
-    def flops(node: Tensor) -> Size:
-        key = node.op, node.shape, tuple(x.shape for x in node.inputs)
-        if key not in known:
-            known[key] = node.primitive.flops(node)
-        return known[key]
-
     def whole(value: int) -> Operand:
         return Operand(value, Layout.dense(draft.values[value].shape))
 
     def planned(step: Step) -> PlannedStep:
-        node, own = step.node, step.op == step.node.op  # else a copy that the node needs
-        scratch = tuple(map(whole, step.scratch))
-        attributes, cost = (node.attributes, flops(node)) if own else ({}, 0)
-        writes = tuple(map(whole, step.writes))
-        return PlannedStep(step.op, attributes, step.reads, writes, scratch, node.place, cost)
+        writes, scratch = tuple(map(whole, step.writes)), tuple(map(whole, step.scratch))
+        return PlannedStep(step.op, step.attributes, step.reads, writes, scratch, step.place, step.flops)
 
     return tuple(planned(draft.steps[index]) for index in order)
 
@@ -220,13 +210,13 @@ def _share(draft: Draft, order: list[int], nbytes: Any) -> list[tuple[offsets.In
 
 def _takes_over(draft: Draft, step: Step, position: int, written: int, last: list[int], now: int, given: set[int]) -> bool:
     read = step.reads[position]
-    if last[read.value] != now or position not in PRIMITIVES[step.op].overwrites or read.value in given:
+    if last[read.value] != now or position not in step.overwrites or read.value in given:
         return False
     value, out = draft.values[read.value], draft.values[written]
-    dense = Layout.dense(out.shape)
+    walk = Layout.dense(out.shape).walk
     return (
         value.in_arena
         and value.dtype == out.dtype
         and count(value.shape) == count(out.shape)
-        and all(other.layout == dense for other in step.reads if other.value == read.value)
+        and all(other.layout.walk == walk for other in step.reads if other.value == read.value)
     )

@@ -7,16 +7,18 @@ so no two live values can overlap, no variable is overwritten before its old val
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from aforo_backends.contract import OVERWRITTEN
 
 from ..errors import Error
 from ..graph import PRIMITIVES, Variable
 from ..specs import DTYPES, Layout, at
 
 if TYPE_CHECKING:
-    from .lower import Operand
-    from .plan import Plan
+    from .draft import Operand
+    from .plan import Plan, PlannedStep
 
 
 class _Memory:
@@ -116,10 +118,9 @@ def verify(plan: Plan, sizes: Mapping[str, int] | None = None) -> None:
             for position, (operand, where) in enumerate(zip(step.reads, looks, strict=True)):
                 if _meet(where, target):
                     allowed = any(
-                        other.value == operand.value and i in PRIMITIVES[step.op].overwrites
-                        for i, other in enumerate(step.reads)
+                        other.value == operand.value and i in _overwritten(step) for i, other in enumerate(step.reads)
                     )
-                    identical = operand.layout == write.layout and where == target
+                    identical = operand.layout.walk == write.layout.walk and where == target
                     if not (allowed and identical):
                         raise fault(number, f"writes over its input {position}")
         for scratch in step.scratch:
@@ -138,11 +139,16 @@ def verify(plan: Plan, sizes: Mapping[str, int] | None = None) -> None:
         read(_whole(plan, index), len(plan.steps) - 1)
 
 
+def _overwritten(step: PlannedStep) -> Sequence[int]:
+    record = PRIMITIVES.get(step.op)
+    return range(len(step.reads))[OVERWRITTEN[step.op]] if record is None else record.overwrites
+
+
 def _meet(a: tuple[_Memory, int, int], b: tuple[_Memory, int, int]) -> bool:
     return a[0] is b[0] and a[1] < b[2] and b[1] < a[2]
 
 
 def _whole(plan: Plan, index: int) -> Operand:
-    from .lower import Operand
+    from .draft import Operand
 
     return Operand(index, Layout.dense(plan.values[index].shape))
