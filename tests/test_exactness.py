@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -102,6 +103,26 @@ def test_of_a_fit_with_its_validation_and_its_data(rows: int, validation_rows: i
         ("order of the rows", rows * 8, "host"),
         *([("validation data", validation_rows * given, "host")] if validation_rows else []),
     ]
+
+
+def test_of_the_shuffle_there_is_one_order_at_a_time() -> None:
+    rows, peaks = 100_000, []
+    made = af.Sequential([af.Dense(1, input_shape=[1])])
+    made.compile(loss="mse")
+    x = np.ones((rows, 1), "float32")
+
+    class Peak(af.callbacks.Callback):
+        def on_epoch_end(self, epoch: int, logs: Any) -> None:
+            tracemalloc.reset_peak()
+            self.before = tracemalloc.get_traced_memory()[0]
+
+        def on_train_batch_begin(self, batch: int, logs: Any) -> None:
+            if batch == 0 and hasattr(self, "before"):
+                peaks.append(tracemalloc.get_traced_memory()[1] - self.before)
+
+    with tracing():
+        made.fit(x, x, batch_size=rows // 2, epochs=3, verbose=0, callbacks=Peak())
+    assert len(peaks) == 2 and max(peaks) < rows * 4  # an order is 8 bytes a row
 
 
 @needs_compiler

@@ -96,10 +96,10 @@ def _programs(programs: Sequence[str] | None, training: bool, validation_rows: i
             )
         )
     else:
-        kinds = set(programs)
         for kind in programs:
             if kind not in PROGRAMS:
                 raise unknown_name("program", str(kind), PROGRAMS)
+        kinds = set(programs)
     if validation_rows:
         kinds.add(EVALUATION)
     return tuple(kind for kind in PROGRAMS if kind in kinds)
