@@ -14,7 +14,7 @@ from nets import Array, array_bytes, tracing
 import aforo as af
 from aforo_backends import simulated
 
-CASES, PARTS = 240, 8
+CASES, PARTS = 208, 8
 needs_compiler = pytest.mark.skipif(simulated.compiler() is None, reason="the simulated device needs a C++ compiler")
 
 OPTIMIZERS: dict[str, Callable[[], af.Optimizer]] = {
@@ -156,7 +156,7 @@ def random_model(rng: np.random.Generator) -> tuple[af.Model, Array, Any]:
     width = size()
     x = af.Input([width])
     values = [x]
-    for _ in range(int(rng.integers(1, 8))):
+    for _ in range(int(rng.integers(1, 6))):
         h = pick(values[-3:])
         kind = pick(["dense", "dense", "dense", "batch", "layer", "dropout", "add", "concatenate", "multiply", "sine"])
         activation = pick(["relu", "sigmoid", "tanh", "sin", "none", "gelu"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -66,7 +66,7 @@ class Sweep:
             "widths": None if self.widths is None else list(self.widths),
             "budget": self.budget,
             "total_bytes": self.total_bytes.tolist(),
-            "formula": vars(self.formula),
+            "formula": asdict(self.formula),
             "reports": [[each.to_dict() for each in row] for row in self.reports],
         }
 
