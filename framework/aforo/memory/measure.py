@@ -10,7 +10,7 @@ from .. import device as devices
 from ..errors import InvalidType, InvalidValue, explain, unknown_name
 from ..graph import BATCH, OPTIMIZER_STATE, PARAMETERS, STATE, TENSOR
 from ..plan import Plan, make_plan
-from ..settings import whole
+from ..settings import flag, whole
 from ..specs import at, value_bytes
 from ..steps import EVALUATION, PREDICTION, TRAINING
 from .data import held_data
@@ -37,7 +37,8 @@ def report(
     """The report of what a model runs: see Model.memory."""
     batch_size = whole("batch_size", batch_size, 1)
     validation_rows = whole("validation_rows", validation_rows, 0)
-    kinds = _programs(programs, training, validation_rows)
+    weighted = flag("weighted", weighted)
+    kinds = _programs(programs, flag("training", training), validation_rows)
     if rows is not None:
         rows = whole("rows", rows, 1)
     if TRAINING not in kinds and (rows is not None or validation_rows):
