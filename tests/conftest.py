@@ -5,6 +5,7 @@ AFORO_TEST_DEVICE=simulated (or cuda) lets that backend stand in wherever a test
 
 import os
 import sys
+from typing import Any
 
 import pytest
 
@@ -27,3 +28,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("about_numpy"):
                 item.add_marker(mark)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """The figure the tests of exactness arrive at, however many processes ran them."""
+    reports = [each for kind in ("passed", "failed") for each in terminalreporter.stats.get(kind, [])]
+    properties = [value for each in reports for name, value in each.user_properties if name == "exactness"]
+    differences = [difference for values in properties for difference in values]
+    if differences:
+        low, off = sum(each < 0 for each in differences), max(map(abs, differences))
+        terminalreporter.write_line(f"memory: {len(differences)} random cases, {low} estimated too low, off by {off} B at most")
