@@ -375,6 +375,70 @@ def test_truncated_back_propagation_is_that_of_pieces_whose_states_are_given(mak
         assert_close(a.numpy(), b.numpy(), 1e-12)
 
 
+# --- recomputation ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [af.SimpleRNN, af.GRU, af.LSTM])
+def test_states_kept_every_root_of_the_length_give_the_same_weights_and_hold_less(kind: Any) -> None:
+    x, y = data(4, 50, 3), data(4, 2, seed=1)
+    trained = []
+    for recompute in (False, True):
+        af.set_seed(2)
+        inputs = af.Input([None, 3], dtype="float64")
+        model = af.Model(inputs, af.Dense(2)(kind(6, recompute=recompute)(inputs)))
+        model.compile(loss="mse", optimizer=af.SGD(0.1, momentum=0.9))
+        for length in (50, 1, 2, 3, 4, 17, 49, 50):
+            model.train_on_batch(x[:, :length], y)
+        trained.append(model)
+    plain, again = trained
+    for a, b in zip(plain.get_weights(), again.get_weights(), strict=True):
+        assert_close(a, b, 1e-12)
+    assert_close(plain.predict(x), again.predict(x), 1e-12)
+
+    def grown(model: af.Model) -> int:
+        """What the arena takes for 9,000 steps more, beyond the sequence itself with its column of ones."""
+        few, many = (model.memory(4, length=length).arena_bytes for length in (1_000, 10_000))
+        return many - few - 9_000 * 4 * 4 * 8
+
+    assert 0 < grown(again) < grown(plain) / 20
+
+
+def test_a_cycle_is_computed_again_in_blocks_too_on_every_device() -> None:
+    x, y = data(3, 11, 3).astype("float32"), data(3, 11, 2, seed=1).astype("float32")
+    weights = []
+    for recompute, device in ((False, "cpu"), (True, "cpu"), (True, "simulated")):
+        if device == "simulated" and simulated.compiler() is None:
+            continue
+        af.set_seed(4)
+        inputs = af.Input([None, 3])
+        back = af.Feedback([2], recompute=recompute)
+        out = af.Dense(2)(af.GRU(4, return_sequences=True)(af.Concatenate()([inputs, back])))
+        back.connect(out)
+        model = af.Model(inputs, out).to(device)
+        model.compile(loss="mse", optimizer="adam")
+        model.fit(x, y, epochs=3, verbose=0)
+        weights.append(model.get_weights())
+    for other in weights[1:]:
+        for a, b in zip(weights[0], other, strict=True):
+            assert_close(a, b, 1e-5)
+
+
+def test_what_is_computed_again_is_held_as_planned() -> None:
+    x, y = data(4, 30, 3).astype("float32"), data(4, 1, seed=1).astype("float32")
+
+    def make() -> af.Sequential:
+        model = af.Sequential([af.LSTM(6, recompute=True, input_shape=[None, 3]), af.Dense(1)])
+        model.compile(loss="mse", optimizer="adam")
+        return model
+
+    make().train_on_batch(x, y)
+    with tracing():
+        held = array_bytes()
+        model = make()
+        model.train_on_batch(x, y)
+        assert array_bytes() - held == model.memory(4, length=30).total_bytes
+
+
 # --- one step at a time -----------------------------------------------------------------------------------------------
 
 
@@ -668,6 +732,14 @@ def different_truncation() -> None:
     af.Model(x, state)
 
 
+def recomputed_and_truncated() -> None:
+    af.LSTM(3, recompute=True, truncate=5)
+
+
+def recomputed_backwards() -> None:
+    af.LSTM(3, recompute=True, go_backwards=True)
+
+
 def other_rows() -> None:
     model = af.Sequential([af.LSTM(2, input_shape=[None, 3])])
     model.step(np.zeros((3, 3)))
@@ -728,6 +800,8 @@ MISTAKES: list[tuple[Callable[[], None], str]] = [
     (short_targets, r"differ in their number of time steps(.|\n)*6, as in x(.|\n)*5 in y"),
     (start_on_its_cycle, r"the initial state of .* depends on its own cycle"),
     (different_truncation, r"stop gradients together(.|\n)*3, 4"),
+    (recomputed_and_truncated, r"recompute and truncate do not go together(.|\n)*recompute=False"),
+    (recomputed_backwards, r"recompute and go_backwards do not go together"),
     (other_rows, r"keeps states for 3 sequences(.|\n)*2 rows(.|\n)*model.reset_states\(\)"),
     (no_states, r"has no states to keep(.|\n)*model.predict"),
     (whole_sequence_in_a_step, r"layer 'peak' cannot run one step at a time, but amax mixes time steps"),

@@ -59,7 +59,7 @@ def _walk(seeds: Sequence[tuple[Tensor, Tensor]], wrt: Sequence[Tensor]) -> tupl
             continue
         total: Any = parts[id(node)]
         if node.op != SCAN:
-            total = _sum(total)
+            total = _sum(node, total)
             parts[id(node)] = [total]
         if node.op == RESULT:  # its loop gathers the gradients of all that it gives
             parts.setdefault(id(node.inputs[0]), []).append((node, total))
@@ -75,12 +75,19 @@ def _walk(seeds: Sequence[tuple[Tensor, Tensor]], wrt: Sequence[Tensor]) -> tupl
                 if gx is None or id(x) not in depends or x.dtype not in FLOATS:
                     continue
                 parts.setdefault(id(x), []).append(gx)
-    return {id(w): _sum(parts[id(w)]) for w in wrt if id(w) in parts}, stopped
+    return {id(w): _sum(w, parts[id(w)]) for w in wrt if id(w) in parts}, stopped
 
 
-def _sum(parts: Sequence[Tensor]) -> Tensor:
-    """The sum of what arrives at a value. Where slices were taken of it that cover it, it is put together from them."""
-    if len(parts) > 1 and all(g.op == "pad" for g in parts):
+def _sum(node: Tensor, parts: Sequence[Tensor]) -> Tensor:
+    """The sum of what arrives at a node. Where slices were taken of it that cover it, it is put together from them."""
+    if len(parts) == 1:
+        return parts[0]
+    with within(layer=node.place.layer, phase=BACKWARD, site=node.place.site):
+        return _joined(parts)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    if all(g.op == "pad" for g in parts):
         whole = parts[0].shape
         for axis, size in enumerate(whole):
             ordered = sorted(parts, key=lambda g: str(g.attributes["before"][axis]).zfill(12))

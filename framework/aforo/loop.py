@@ -34,7 +34,7 @@ from .graph import (
 )
 from .graph.primitive import Spec
 from .graph.tensor import now
-from .specs import FLOATS, Shape, Size, count, written
+from .specs import BLOCKS, FLOATS, SPAN, Shape, Size, count, in_blocks, written
 
 FIXED = ("constant", "iota", "ones")
 EACH, LAST = "each", "last"
@@ -114,19 +114,46 @@ class Made:
     loop: Tensor
     outputs: tuple[Tensor, ...]
 
+    def each(self, output: int) -> Tensor:
+        """An output at every step."""
+        return each(self.loop, self.outputs[output])
+
+    def last(self, state: int) -> Tensor:
+        """What a state ends with."""
+        return last(self.loop, state)
+
+
+@dataclass(frozen=True)
+class InBlocks:
+    """A loop over blocks of steps, whose body is a loop over the steps of one; then the steps that are left.
+
+    A loop in a loop is run again on the way back (see `_stays`), from the states between blocks: all that is kept.
+    """
+
+    blocks: Made
+    rest: Made
+
+    def each(self, output: int) -> Tensor:
+        first, rest = self.blocks.each(output), self.rest.each(output)
+        return ops.concatenate([ops.reshape(first, (first.shape[0] * first.shape[1], *first.shape[2:])), rest], 0)
+
+    def last(self, state: int) -> Tensor:
+        return self.rest.last(state)
+
 
 class Builder:
     """Makes a loop: what is computed from `along` and `carry` is its body.
 
     length: the number of steps. reverse: from the last step to the first. cut: no gradient passes from step t to step t − 1
-    where t is a multiple of it; 0: it always passes.
+    where t is a multiple of it; 0: it always passes. recompute: keep the states every √length steps for the way back, and
+    compute what is between again.
     """
 
     whole = False  # a body sees one step, not the whole sequence
     cyclic = True
 
-    def __init__(self, length: Size, *, reverse: bool = False, cut: int = 0) -> None:
-        self.length, self.reverse, self.cut = length, reverse, cut
+    def __init__(self, length: Size, *, reverse: bool = False, cut: int = 0, recompute: bool = False) -> None:
+        self.length, self.reverse, self.cut, self.recompute = length, reverse, cut, recompute
         self._began = now()
         self._sequences: list[tuple[Tensor, Tensor]] = []
         self._states: list[tuple[Tensor, Tensor]] = []
@@ -157,14 +184,38 @@ class Builder:
             )
         self._nexts[id(state)] = after
 
-    def made(self, outputs: Sequence[Tensor]) -> Made:
+    def made(self, outputs: Sequence[Tensor]) -> Made | InBlocks:
         """The loop, when everything has been said."""
         states = [inside for inside, _ in self._states]
         nexts = [self._nexts[id(state)] for state in states]
         body, around = closed([inside for inside, _ in self._sequences], states, nexts, outputs, self._began)
-        given = [outer for _, outer in (*self._sequences, *self._states)]
-        loop = apply(SCAN, *given, *around, body=body, length=self.length, reverse=self.reverse, cut=self.cut)
-        return Made(loop, body.outputs)
+        along, starts = ([outer for _, outer in each] for each in (self._sequences, self._states))
+
+        def run(along: Sequence[Tensor], starts: Sequence[Tensor], length: Size) -> Made:
+            options = {"length": length, "reverse": self.reverse, "cut": self.cut}
+            return Made(apply(SCAN, *along, *starts, *around, body=body, **options), body.outputs)
+
+        span, blocks = in_blocks(self.length) if isinstance(self.length, int) else (SPAN, BLOCKS)
+        if not self.recompute or blocks == 0:
+            return run(along, starts, self.length)
+        whole: Size = blocks * span
+        outer = Builder(blocks)
+        parts = [ops.reshape(_between(x, 0, whole), (blocks, span, *x.shape[1:])) for x in along]
+        states = [outer.carry(start) for start in starts]
+        block = run([outer.along(x) for x in parts], states, span)
+        for i, state in enumerate(states):
+            outer.keep(state, block.last(i))
+        first = outer.made([block.each(i) for i in range(len(body.outputs))])
+        assert isinstance(first, Made)
+        ends = [first.last(i) for i in range(len(states))]
+        return InBlocks(first, run([_between(x, whole, self.length) for x in along], ends, self.length - whole))
+
+
+def _between(x: Tensor, first: Size, end: Size) -> Tensor:
+    """x[first:end], for sizes that may be symbolic."""
+    others = x.shape[1:]
+    start, stop = (first, *[0] * len(others)), (end, *others)
+    return apply("slice", x, start=start, stop=stop, step=(1,) * x.ndim)
 
 
 def closed(

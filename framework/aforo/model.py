@@ -21,7 +21,7 @@ from .metrics import Total
 from .parameter import Parameter
 from .program import Program, Workspace
 from .settings import whole
-from .specs import BATCH, TIME, Shape, Size, fits, written
+from .specs import BATCH, TIME, Shape, Size, fits, sizes_of, written
 from .topology import Structure, Topology, capture
 
 if TYPE_CHECKING:
@@ -344,7 +344,7 @@ class Model(Layer):
         from .plan import make_plan
 
         target = self._device if device is None else devices.device(device)
-        sizes = {"batch": batch, "time": self.length(length)}
+        sizes = sizes_of(batch, self.length(length))
         return make_plan(self.graph(steps.TRAINING if training else steps.PREDICTION), target.profile, sizes)
 
     def length(self, given: int | None) -> int:

@@ -10,7 +10,7 @@ from aforo_backends.contract import Storage
 from .binding import Binding
 from .device import Device, Generation, fill, materialise, strided
 from .graph import BATCH, Graph
-from .specs import Layout, value_bytes
+from .specs import Layout, sizes_of, value_bytes
 
 if TYPE_CHECKING:
     from .plan import Constant, Plan
@@ -70,7 +70,7 @@ class Workspace:
         """The program of that kind, ready to run on a batch of that many rows, of that many time steps."""
         program = self.programs.get((kind, batch, time))
         if program is None or self._generation != Generation.current:
-            program = self._bind(kind, {"batch": batch, "time": time}, graph)
+            program = self._bind(kind, sizes_of(batch, time), graph)
         if program is not self.active:
             program.activate()
             self.active = program
@@ -80,8 +80,9 @@ class Workspace:
         from .plan import make_plan, verify  # loaded with the first plan: it is a quarter of the time of `import aforo`
 
         plan = self.plans.get(kind)
-        if plan is None or any(plan.sizes[name] < size for name, size in sizes.items()):
-            largest = {name: max(size, plan.sizes[name] if plan else 0) for name, size in sizes.items()}
+        if plan is None or not plan.holds(sizes):
+            known = plan.sizes if plan is not None and not plan.in_blocks else {}
+            largest = sizes_of(*(max(sizes[name], known.get(name, 0)) for name in ("batch", "time")))
             plan = self.plans[kind] = make_plan(graph(), self.device.profile, largest)
             self.programs = {key: bound for key, bound in self.programs.items() if key[0] != kind}
         if plan.sizes != sizes:

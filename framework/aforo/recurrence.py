@@ -18,11 +18,11 @@ from .graph import PRIMITIVES, Place, Spelling, Tensor, Variable, apply, tracing
 from .graph.tensor import user_line
 from .layers.context import Context, collecting, current
 from .layers.layer import Call, Layer, flattened, mapped
-from .layers.recur import Steps, chosen
+from .layers.recur import Steps, check_recompute, chosen
 from .loop import placeholder
 from .mixing import check_steps
 from .ops.elementwise import as_tensor
-from .settings import whole
+from .settings import flag, whole
 from .specs import BATCH, TIME, Shape, Size, as_dtype, as_shape, fits, replaced, written
 
 
@@ -53,9 +53,10 @@ class Feedback(Tensor):
     initial_state   zeros unless given: a tensor or an array of shape (batch, *shape) or `shape`; "learnt": a weight
     mask            (batch, time), bool: where it is false, the value stays as it is
     truncate        gradients stop at every so many steps (truncated back-propagation); None: never
+    recompute       training keeps the states of the cycle every √time steps, and computes what is between again
     """
 
-    __slots__ = ("connected", "initial_state", "mask", "truncate")
+    __slots__ = ("connected", "initial_state", "mask", "recompute", "truncate")
 
     def __init__(
         self,
@@ -64,6 +65,7 @@ class Feedback(Tensor):
         *,
         mask: Any = None,
         truncate: int | None = None,
+        recompute: bool = False,
         dtype: Any = "float32",
         name: str | None = None,
     ) -> None:
@@ -73,6 +75,8 @@ class Feedback(Tensor):
         super().__init__(PRIMITIVES["variable"], (), {"variable": variable}, variable.shape, kind, place)
         self.connected: Tensor | None = None
         self.truncate = 0 if truncate is None else whole("truncate", truncate, 1)
+        self.recompute = flag("recompute", recompute)
+        check_recompute(self.recompute, self.truncate)
         self.mask = self._checked_mask(mask)
         self.initial_state = self._checked_start(initial_state, sizes)
 
@@ -247,7 +251,9 @@ class Cycle:
         carrier = current().carrier
         if carrier is None:
             self.check()
-        steps = Steps(length, cut=self.cut())
+        recompute = any(feedback.recompute for feedback in self.feedbacks)
+        check_recompute(recompute, self.cut())
+        steps = Steps(length, cut=self.cut(), recompute=recompute)
         is_whole = steps.carrier.whole
         now: dict[int, Tensor] = {}
         for x in self.sources:

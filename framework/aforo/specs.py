@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from math import prod
+from math import isqrt, prod
 from typing import Any, NoReturn
 
 from .errors import InvalidType, InvalidValue, explain
@@ -144,6 +144,19 @@ Shape = tuple[Size, ...]
 
 BATCH = Dim.symbol("batch")
 TIME = Dim.symbol("time")
+SPAN, BLOCKS = Dim.symbol("span"), Dim.symbol("blocks")  # of a loop in blocks: the steps of one, and how many are whole
+
+
+def in_blocks(length: int) -> tuple[int, int]:
+    """Steps of a block, and how many whole ones stand before the last: about √length each."""
+    span = isqrt(length)
+    return span, (length - 1) // span
+
+
+def sizes_of(batch: int, time: int = 1) -> dict[str, int]:
+    """What the symbols are for a batch of sequences of that many steps."""
+    span, blocks = in_blocks(time)
+    return {"batch": batch, "time": time, "span": span, "blocks": blocks}
 
 
 def varies(size: Size, symbol: str) -> bool:

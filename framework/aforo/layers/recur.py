@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from .. import ops
 from ..errors import InvalidValue, explain
 from ..graph import Tensor, current_layer
-from ..loop import Builder, Made, each, last, placeholder
+from ..loop import Builder, InBlocks, Made, placeholder
 from ..specs import Size
 from .context import Carrier, current
 
@@ -21,13 +21,14 @@ class Steps:
     asked for one step), it runs once, as a part of that.
     """
 
-    def __init__(self, length: Size, *, reverse: bool = False, cut: int = 0) -> None:
+    def __init__(self, length: Size, *, reverse: bool = False, cut: int = 0, recompute: bool = False) -> None:
         outer = current().carrier
-        self.builder = Builder(length, reverse=reverse, cut=cut) if outer is None else None
+        again = recompute and current().training  # nothing goes back through a prediction
+        self.builder = Builder(length, reverse=reverse, cut=cut, recompute=again) if outer is None else None
         self.carrier: Carrier = self.builder or outer  # type: ignore[assignment]
         self.states: list[Tensor] = []
         self.nexts: list[Tensor] = []
-        self._made: Made | None = None
+        self._made: Made | InBlocks | None = None
 
     def along(self, x: Tensor, axis: int = 1) -> Tensor:
         """This step of x: its time axis has size 1."""
@@ -50,14 +51,28 @@ class Steps:
             return [y for y, _ in outputs]
         made = self._made = self.builder.made([ops.squeeze(y, axis) for y, axis in outputs])
         found = []
-        for inside, (y, axis) in zip(made.outputs, outputs, strict=True):
+        for i, (y, axis) in enumerate(outputs):
             order = [*range(1, axis + 1), 0, *range(axis + 1, y.ndim)]
-            found.append(ops.transpose(each(made.loop, inside), order))
+            found.append(ops.transpose(made.each(i), order))
         return found
 
     def last(self, number: int) -> Tensor:
         """What a state is after the last step, by the order in which it was carried."""
-        return self.nexts[number] if self._made is None else last(self._made.loop, number)
+        return self.nexts[number] if self._made is None else self._made.last(number)
+
+
+def check_recompute(recompute: bool, truncate: int | None, reverse: bool = False) -> None:
+    """Refuse what does not go together with blocks of steps."""
+    if recompute and (truncate or reverse):
+        other = "truncate" if truncate else "go_backwards"
+        raise InvalidValue(
+            explain(
+                f"recompute and {other} do not go together.",
+                expected="one of them",
+                received=f"recompute=True and {other}={truncate or reverse}",
+                fix="recompute=False",
+            )
+        )
 
 
 def chosen(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
@@ -73,6 +88,7 @@ def recur(
     mask: Tensor | None = None,
     reverse: bool = False,
     cut: int = 0,
+    recompute: bool = False,
 ) -> tuple[Tensor, list[Tensor]]:
     """Run step(x at t (batch, d), states) -> next states along axis 1 of x (batch, time, d).
 
@@ -88,7 +104,7 @@ def recur(
         depends = ops.sum(x, -1, keepdims=True) * 0.0
         shown = placeholder((*x.shape[:2], *initial[0].shape[1:]), x.dtype, "output") + depends
         return shown, [placeholder(each.shape, each.dtype, "last") for each in initial]
-    steps = Steps(x.shape[1], reverse=reverse, cut=cut)
+    steps = Steps(x.shape[1], reverse=reverse, cut=cut, recompute=recompute)
     here = None if mask is None else ops.squeeze(steps.along(mask), 1)
     states = [steps.carry(each, current_layer()) for each in initial]
     nexts = step(ops.squeeze(steps.along(x), 1), states)

@@ -16,7 +16,7 @@ from ..specs import written
 from .activation import Function, get
 from .context import current
 from .layer import Layer
-from .recur import Step, recur
+from .recur import Step, check_recompute, recur
 
 
 class Recurrent(Layer):
@@ -26,6 +26,7 @@ class Recurrent(Layer):
     return_state       a list: the output, then every state after the last step
     go_backwards       from the last step to the first; a sequence that is returned stays in the order of time
     truncate           gradients stop at every so many steps (truncated back-propagation); None: never
+    recompute          training keeps the states every √time steps, and computes what is between again on the way back
 
     Call it on x, or on x and the states to start with (batch, units): layer(x, initial_state=[…]); zeros unless given. Where
     a mask (batch, time) is false, the states and so the output stay as they are: layer(x, mask=mask).
@@ -49,6 +50,7 @@ class Recurrent(Layer):
         return_state: bool = False,
         go_backwards: bool = False,
         truncate: int | None = None,
+        recompute: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -62,6 +64,8 @@ class Recurrent(Layer):
         self.return_state = flag("return_state", return_state)
         self.go_backwards = flag("go_backwards", go_backwards)
         self.truncate = None if truncate is None else whole("truncate", truncate, 1)
+        self.recompute = flag("recompute", recompute)
+        check_recompute(self.recompute, self.truncate, self.go_backwards)
 
     def __call__(self, *inputs: Any, mask: Any = None, initial_state: Any = None, training: bool | None = None) -> Any:
         """x, and optionally the states to start with; a mask (batch, time), bool."""
@@ -132,6 +136,7 @@ class Recurrent(Layer):
             mask=masks[0] if masks else None,
             reverse=self.go_backwards,
             cut=self.truncate or 0,
+            recompute=self.recompute,
         )
         out = output if self.return_sequences else last[0]
         return [out, *last] if self.return_state else out

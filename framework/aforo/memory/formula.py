@@ -48,7 +48,11 @@ class Formula:
     def __str__(self) -> str:
         n = self.symbol
         names = ("", " · b", f" · {n}", f" · b · {n}", f" · {n}²")
-        known = [(value, name) for value, name in zip(self._coefficients, names, strict=True) if value is not None]
+        known = [
+            (value, name)
+            for value, name in zip(self._coefficients, names, strict=True)
+            if value is not None and abs(value) > 1e-6
+        ]
         text = "".join(f" {'−' if value < 0 else '+'} {_written(abs(value))}{name}" for value, name in known)
         return f"bytes ≈ {text[3:] if text.startswith(' + ') else text.strip()}  (within {self.worst_error:.1%})"
 

@@ -11,7 +11,7 @@ from ..errors import InvalidType, InvalidValue, explain, unknown_name
 from ..graph import BATCH, OPTIMIZER_STATE, PARAMETERS, STATE, TENSOR
 from ..plan import Plan, make_plan
 from ..settings import flag, whole
-from ..specs import at, value_bytes
+from ..specs import at, sizes_of, value_bytes
 from ..steps import EVALUATION, PREDICTION, TRAINING
 from .data import held_data
 from .report import Holder, LayerRow, Moment, Report, Timeline
@@ -61,7 +61,7 @@ def report(
     def planned(kind: str) -> Plan:
         limit = rows if kind == TRAINING else validation_rows if kind == EVALUATION else None
         graph = model.graph(kind, weighted and kind != PREDICTION)
-        return make_plan(graph, target.profile, {"batch": min(batch_size, limit or batch_size), "time": time})
+        return make_plan(graph, target.profile, sizes_of(min(batch_size, limit or batch_size), time))
 
     plans = [planned(kind) for kind in kinds]
     data = held_data(model, target.profile, rows, validation_rows, weighted, time) if rows is not None else ()

@@ -11,7 +11,7 @@ from aforo_backends.contract import Profile, round_up
 
 from ..collector import uncollected
 from ..graph import Graph, Place, Variable
-from ..specs import Layout, Shape, Size, count, value_bytes
+from ..specs import Layout, Shape, Size, count, value_bytes, varies
 from . import offsets
 from .draft import Constant, Draft, Operand, Step
 from .loops import Loop, lower_loop
@@ -72,6 +72,18 @@ class Plan:
     buffers: tuple[Buffer, ...]
     outputs: Mapping[str, Operand]
     updates: Mapping[Variable, int]  # the value each updated variable ends with
+
+    @cached_property
+    def in_blocks(self) -> bool:
+        """Whether a loop runs in blocks of steps."""
+        loops = [step.loop for step in self.steps if step.loop is not None]
+        return any(varies(loop.length, "span") or loop.plan.in_blocks for loop in loops)
+
+    def holds(self, sizes: Mapping[str, int]) -> bool:
+        """Whether the plan can run at these sizes: none is larger, and what runs in blocks has its own number of steps."""
+        if self.in_blocks and sizes["time"] != self.sizes["time"]:
+            return False
+        return all(self.sizes[name] >= sizes[name] for name in ("batch", "time"))
 
     @cached_property
     def peak_bytes(self) -> int:

@@ -29,6 +29,8 @@ class _Memory:
         self.intervals: list[tuple[int, int]] = []  # end, value
 
     def write(self, start: int, end: int, value: int) -> None:
+        if start >= end:
+            return
         self._cut(start)
         self._cut(end)
         i, j = bisect_left(self.starts, start), bisect_left(self.starts, end)
@@ -61,6 +63,8 @@ def span(operand: Operand, dtype: str, sizes: Mapping[str, int]) -> tuple[int, i
     """The first byte and the end of what an operand looks at, relative to its value."""
     layout = operand.layout
     first = at(layout.offset, sizes)
+    if any(at(n, sizes) == 0 for n in layout.shape):
+        return first * DTYPES[dtype], first * DTYPES[dtype]
     reach = sum((at(n, sizes) - 1) * at(step, sizes) for n, step in zip(layout.shape, layout.strides, strict=True))
     return first * DTYPES[dtype], (first + reach + 1) * DTYPES[dtype]
 
@@ -153,7 +157,7 @@ def _overwritten(step: PlannedStep) -> Sequence[int]:
 
 
 def _meet(a: tuple[_Memory, int, int], b: tuple[_Memory, int, int]) -> bool:
-    return a[0] is b[0] and a[1] < b[2] and b[1] < a[2]
+    return a[0] is b[0] and max(a[1], b[1]) < min(a[2], b[2])
 
 
 def _whole(plan: Plan, index: int) -> Operand:
@@ -198,7 +202,7 @@ def _verify_loop(plan: Plan, step: PlannedStep, sizes: Mapping[str, int]) -> Non
         value, start, end, move = places[variable]
         return value, start + turn * move, end + turn * move
 
-    for turn in sorted({0, min(1, length - 1), length - 1}):
+    for turn in sorted({0, min(1, length - 1), length - 1} if length else ()):
         now = {variable: place(variable, turn) for variable in places}
         before = {place(variable, turn - 1) for variable in written} if turn else begun
         for variable, (value, start, end) in now.items():
