@@ -70,6 +70,7 @@ def test_total_bytes_are_what_the_first_training_step_allocates(net: Net) -> Non
         assert report.total_bytes == parts(report) == model.memory(batch_size=net.batch).total_bytes
 
 
+@pytest.mark.about_numpy
 @every_net
 def test_further_steps_allocate_nothing(net: Net) -> None:
     x, y = net.data(net.batch)
@@ -91,6 +92,7 @@ def test_further_steps_allocate_nothing(net: Net) -> None:
         assert af.memory.allocations("cpu") == made
 
 
+@pytest.mark.about_numpy
 @every_net
 def test_a_model_that_only_predicts_holds_its_smaller_plan(net: Net) -> None:
     x, _ = net.data(net.batch)
@@ -110,6 +112,7 @@ def test_a_model_that_only_predicts_holds_its_smaller_plan(net: Net) -> None:
         assert report.optimizer_state_bytes == 0 and report.total_bytes < training.total_bytes
 
 
+@pytest.mark.about_numpy
 @every_net
 def test_the_report_accounts_for_each_byte_by_layer_and_by_instruction(net: Net) -> None:
     model = net.model()
