@@ -60,8 +60,9 @@ def report(
         graph = model.graph(kind, weighted and kind != PREDICTION)
         return make_plan(graph, target.profile, {"batch": min(batch_size, limit or batch_size)})
 
+    plans = [planned(kind) for kind in kinds]  # the first graph decides what targets look like
     data = held_data(model, target.profile, rows, validation_rows, weighted) if rows is not None else ()
-    return report_of(model, batch_size, kinds, target, [planned(kind) for kind in kinds], rows, data)
+    return report_of(model, batch_size, kinds, target, plans, rows, data)
 
 
 def report_of(
