@@ -32,7 +32,7 @@ from .source import (
     index_type,
     kernel,
     steps,
-)  # fmt: skip
+)
 
 WHOLE = 4096  # one block folds that many values; more are folded in parts
 MOST_PARTS = 256
