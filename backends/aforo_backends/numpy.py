@@ -172,7 +172,8 @@ def _matmul(instruction: Instruction, inputs: Sequence[Array], output: Array) ->
     return partial(np.matmul, a, b, output)
 
 
-_ONE = {name: np.array(1, name) for name in ("float32", "float64")}  # quicker than a number of Python's
+# 1 as an array without axes: quicker than a number of Python's. It lies in a bytes object, no array of a model's.
+_ONE = {name: np.frombuffer(np.ones(1, name).tobytes(), name).reshape(()) for name in ("float32", "float64")}
 
 
 def _logistic(instruction: Instruction, inputs: Sequence[Array], output: Array) -> Call:
