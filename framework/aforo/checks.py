@@ -336,18 +336,25 @@ def check_same_rows(x: Array, y: Array, x_name: str = "x", y_name: str = "y") ->
         )
 
 
-def sample_weights(sample_weight: Any, class_weight: Any, y: Array, loss: Loss, n: int, dtype: str) -> Array | None:
-    """One weight for each sample, from those given and from those of its class."""
+def sample_weights(
+    sample_weight: Any, class_weight: Any, y: Array, loss: Loss, n: int, dtype: str, time: int | None
+) -> Array | None:
+    """One weight for each sample, or for each of its time steps; from those given and from those of its class.
+
+    time: how many steps all outputs have, None if there is one without.
+    """
     if sample_weight is None and class_weight is None:
         return None
-    weights = np.ones(n, dtype)
+    weights: Array = np.ones(n, dtype)
     if sample_weight is not None:
         given = as_array(sample_weight, "sample_weight")
-        if given.shape != (n,):
+        if given.shape == (n, time):
+            weights = np.ones((n, time), dtype)
+        elif given.shape != (n,):
             raise InvalidValue(
                 explain(
                     "sample_weight holds one weight for each sample.",
-                    expected=f"shape ({n},)",
+                    expected=f"shape ({n},)" + f", or ({n}, {time}) for each time step" * (time is not None),
                     received=written(given.shape),
                     fix="sample_weight=np.ones(len(x))",
                 )
@@ -366,7 +373,7 @@ def sample_weights(sample_weight: Any, class_weight: Any, y: Array, loss: Loss, 
     if class_weight is not None:
         labels = _classes(y, loss)
         for label, weight in _checked_class_weight(class_weight, labels).items():
-            weights[labels == label] *= weight
+            weights[labels == label] *= weight  # of a sample: for all its steps
     return weights
 
 

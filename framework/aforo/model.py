@@ -303,8 +303,7 @@ class Model(Layer):
                 if head.target is None:
                     self.set_target(head, *head.loss.target_spec(y_pred))
             if weighted and self.sample_weight is None:
-                dtype = predictions[0].dtype
-                self.sample_weight = Variable("sample_weight", (BATCH,), dtype, BATCH_ROLE, owner="batch")
+                self.set_sample_weight((BATCH,))
             weights = leaf(self.sample_weight) if weighted and self.sample_weight else None
             measured = steps.measure(self.heads, predictions, context.penalties, weights, self.totals)
             if kind == steps.EVALUATION:
@@ -320,6 +319,13 @@ class Model(Layer):
             if head.target is not None:
                 self._changed()
             head.target = Variable(f"y_{head.name}" if head.name else "y", shape, dtype, BATCH_ROLE, owner="batch")
+
+    def set_sample_weight(self, shape: Shape) -> None:
+        """Say whether weights are for samples, or for each of their time steps."""
+        if self.sample_weight is None or self.sample_weight.shape != shape:
+            if self.sample_weight is not None:
+                self._changed()
+            self.sample_weight = Variable("sample_weight", shape, self.outputs[0].dtype, BATCH_ROLE, owner="batch")
 
     def program(self, kind: str, batch: int, weighted: bool = False, time: int = 1) -> Program:
         """The program for a batch of that many rows, of that many time steps, bound to the model's device."""

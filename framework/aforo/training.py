@@ -21,7 +21,7 @@ from .losses import ANY
 from .progress import level, reporter
 from .random import check_seed, generator, shuffle_seed
 from .settings import flag, number, whole
-from .specs import BATCH, INTEGERS, at, fits
+from .specs import BATCH, INTEGERS, TIME, at, fits
 from .steps import EVALUATION, PREDICTION, TRAINING
 
 if TYPE_CHECKING:
@@ -89,12 +89,15 @@ def prepare(
         targets.append((head, shape, dtype, values))
     expected = [(Variable(head.name or "y", shape, dtype, BATCH_ROLE), values) for head, shape, dtype, values in targets]
     time = sequence_length([*columns, *expected], model.steps)
-    weights = sample_weights(sample_weight, class_weight, targets[0][3], model.heads[0].loss, rows, model.outputs[0].dtype)
+    steps = time if all(TIME in y_pred.shape for y_pred in model.outputs) else None
+    first, dtype = targets[0], model.outputs[0].dtype
+    weights = sample_weights(sample_weight, class_weight, first[3], first[0].loss, rows, dtype, steps)
     for head, shape, dtype, values in targets:
         model.set_target(head, shape, dtype)
         assert head.target is not None
         columns.append((head.target, values))
     if weights is not None:
+        model.set_sample_weight((BATCH, TIME) if weights.ndim == 2 else (BATCH,))
         model.graph(EVALUATION, weighted=True)
         assert model.sample_weight is not None
         columns.append((model.sample_weight, weights))
