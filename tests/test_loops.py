@@ -321,6 +321,7 @@ def test_the_verifier_refuses_every_loop_whose_body_would_touch_other_bytes() ->
             lambda loop: replace(loop, starts=()),
             lambda loop: replace(loop, memory=None),
             lambda loop: replace(loop, length=12),
+            lambda loop: replace(loop, length=8),
         ):
             with pytest.raises(Error, match="the plan is not sound"):
                 verify(tampered(plan, change))

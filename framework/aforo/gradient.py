@@ -87,23 +87,35 @@ def _sum(node: Tensor, parts: Sequence[Tensor]) -> Tensor:
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
-    if all(g.op == "pad" for g in parts):
-        whole = parts[0].shape
-        for axis, size in enumerate(whole):
-            ordered = sorted(parts, key=lambda g: str(g.attributes["before"][axis]).zfill(12))
-            end: Size = 0
-            for g in ordered:
-                others = [n for i, n in enumerate(g.inputs[0].shape) if i != axis]
-                if g.attributes["before"][axis] != end or others != [n for i, n in enumerate(whole) if i != axis]:
-                    break
-                end = end + g.inputs[0].shape[axis]
-            else:
-                if end == size and all(step == 1 for g in parts for step in g.attributes["step"]):
-                    return concatenate([g.inputs[0] for g in ordered], axis)
+    for axis in range(parts[0].ndim):
+        pieces = _pieces(parts, axis)
+        if pieces:
+            return concatenate(pieces, axis)
     total = parts[0]
     for g in parts[1:]:
         total = add(total, g)
     return total
+
+
+def _pieces(parts: Sequence[Tensor], axis: int) -> list[Tensor]:
+    """What lies one after the other along an axis, if each part is such a piece among zeros and they fill the whole."""
+    shape, others = parts[0].shape, [i for i in range(parts[0].ndim) if i != axis]
+    starts: dict[Size, Tensor] = {}
+    for g in parts:
+        before, step = g.attributes.get("before", ()), g.attributes.get("step", ())
+        if (
+            g.op != "pad"
+            or any(n != 1 for n in step)
+            or any(before[i] != 0 or g.inputs[0].shape[i] != shape[i] for i in others)
+        ):
+            return []
+        starts[before[axis]] = g.inputs[0]
+    pieces: list[Tensor] = []
+    end: Size = 0
+    while end in starts:
+        pieces.append(starts.pop(end))
+        end = end + pieces[-1].shape[axis]
+    return pieces if end == shape[axis] and len(pieces) == len(parts) else []
 
 
 def _found(of: Tensor, w: Tensor, gradients: dict[int, Tensor], stopped: Sequence[Tensor]) -> Tensor:
