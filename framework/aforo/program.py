@@ -148,7 +148,7 @@ class Workspace:
         del self.plans[kind]
         self.programs.clear()
         self.constants.clear()
-        self.active = None
+        self.arena, self.active, self.arena_bytes = None, None, 0
         for variable in plan.variables:
             if variable.role == BATCH:
                 forget(variable)
@@ -164,10 +164,11 @@ class Workspace:
             self.arena_bytes = plan.arena_bytes
         for constant in plan.constants:
             needed = value_bytes(constant.shape, constant.dtype, plan.sizes)
-            held = self.constants.get(constant)
-            if held is None or held.nbytes < profile.footprint(needed):
-                if held is not None:
-                    self.programs.clear()
-                    self.active = held = None
-                storage = self.constants[constant] = opened(self.device, needed)
-                fill(self.device, storage, constant.shape, constant.dtype, constant.at(plan.sizes), plan.sizes)
+            if constant in self.constants and self.constants[constant].nbytes >= profile.footprint(needed):
+                continue
+            if self.constants.pop(constant, None) is not None:
+                self.programs.clear()
+                self.active = None
+            self.constants[constant] = opened(self.device, needed)
+            values = constant.at(plan.sizes)
+            fill(self.device, self.constants[constant], constant.shape, constant.dtype, values, plan.sizes)
