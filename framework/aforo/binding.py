@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from aforo_backends.contract import Backend, Instruction, Storage, View
+from aforo_backends.contract import ADDED_PRODUCT, Backend, Instruction, Storage, View
 
 from .device import strided
 from .specs import DTYPES, at
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .plan import Constant, Operand, Plan, PlannedStep
     from .plan.loops import Loop
 
+PRODUCTS = ("matmul", ADDED_PRODUCT)
 Call = Callable[[], object]
 Home = tuple[
     Storage, int, int
@@ -31,7 +32,9 @@ class Binding:
         backend: Backend,
         arena: Storage | None,
         constants: Mapping[Constant, Storage],
+        tf32: bool = False,
     ) -> None:
+        self.tf32 = tf32
         self.plan, self.sizes, self.backend, self.constants = plan, sizes, backend, constants
         self._views: dict[tuple[int, View], Any] = {}
 
@@ -84,6 +87,8 @@ class Binding:
             return shifted
 
         attributes = {key: at(value, self.sizes) for key, value in step.attributes.items()}
+        if self.tf32 and step.op in PRODUCTS:
+            attributes["tf32"] = True
         kinds = [[self._located(plan, home, o) for o in operands] for operands in (step.reads, step.writes, step.scratch)]
 
         def made(turn: int) -> list[Call]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from aforo_backends.contract import Storage
 
 from .binding import Binding
-from .device import Device, Generation, fill, materialise, strided
+from .device import Device, DeviceFull, Generation, fill, forget, materialise, opened, strided
 from .graph import BATCH, Graph
 from .specs import Layout, sizes_of, value_bytes
 
@@ -23,12 +23,18 @@ class Program:
     """A plan at certain sizes, every view made and every kernel chosen."""
 
     def __init__(
-        self, plan: Plan, sizes: Sizes, device: Device, arena: Storage | None, constants: dict[Constant, Storage]
+        self,
+        plan: Plan,
+        sizes: Sizes,
+        device: Device,
+        arena: Storage | None,
+        constants: dict[Constant, Storage],
+        tf32: bool = False,
     ) -> None:
         from .plan import Operand
 
         backend = device.backend
-        bound = Binding(plan, sizes, backend, arena, constants)
+        bound = Binding(plan, sizes, backend, arena, constants, tf32)
         self.run = backend.program(bound.calls)
         self.outputs = {name: bound.array(operand) for name, operand in plan.outputs.items()}
         self.slots = {
@@ -56,8 +62,9 @@ class Workspace:
     A bound arena does not move. When it, or a batch slot, must grow, every program is rebuilt.
     """
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, tf32: bool = False) -> None:
         self.device = device
+        self.tf32 = tf32
         self.arena: Storage | None = None
         self.arena_bytes = 0
         self.constants: dict[Constant, Storage] = {}
@@ -65,6 +72,11 @@ class Workspace:
         self.programs: dict[tuple[str, int, int], Program] = {}
         self.active: Program | None = None
         self._generation = Generation.current
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the arena and the constants."""
+        return sum(storage.nbytes for storage in (self.arena, *self.constants.values()) if storage is not None)
 
     def program(self, kind: str, batch: int, graph: Callable[[], Graph], time: int = 1) -> Program:
         """The program of that kind, ready to run on a batch of that many rows, of that many time steps."""
@@ -87,9 +99,13 @@ class Workspace:
             self.programs = {key: bound for key, bound in self.programs.items() if key[0] != kind}
         if plan.sizes != sizes:
             verify(plan, sizes)
-        for variable in plan.variables:
-            materialise(variable, plan.sizes, self.device)
-        self._open(plan)
+        try:
+            for variable in plan.variables:
+                materialise(variable, plan.sizes, self.device)
+            self._open(plan)
+        except DeviceFull:
+            self._give_up(kind, plan)
+            raise
         if self._generation != Generation.current:
             self.programs.clear()
             self._generation = Generation.current
@@ -97,24 +113,36 @@ class Workspace:
             self.programs.pop(next(iter(self.programs)))
         self.active = None
         program = self.programs[kind, sizes["batch"], sizes["time"]] = Program(
-            plan, sizes, self.device, self.arena, self.constants
+            plan, sizes, self.device, self.arena, self.constants, self.tf32
         )
         return program
 
+    def _give_up(self, kind: str, plan: Plan) -> None:
+        """Hold nothing of the size that had no room, so that a smaller batch finds all of it."""
+        del self.plans[kind]
+        self.programs.clear()
+        self.constants.clear()
+        self.arena, self.active, self.arena_bytes = None, None, 0
+        for variable in plan.variables:
+            if variable.role == BATCH:
+                forget(variable)
+        Generation.current += 1
+
     def _open(self, plan: Plan) -> None:
         """Make room for what the plan needs in the arena and for its constants."""
-        profile, backend = self.device.profile, self.device.backend
+        profile = self.device.profile
         if plan.arena_bytes > self.arena_bytes:
             self.programs.clear()
-            self.arena, self.active = None, None
-            self.arena = backend.open(plan.peak_bytes)
+            self.arena, self.active, self.arena_bytes = None, None, 0
+            self.arena = opened(self.device, plan.peak_bytes)
             self.arena_bytes = plan.arena_bytes
         for constant in plan.constants:
             needed = value_bytes(constant.shape, constant.dtype, plan.sizes)
-            held = self.constants.get(constant)
-            if held is None or held.nbytes < profile.footprint(needed):
-                if held is not None:
-                    self.programs.clear()
-                    self.active = held = None
-                storage = self.constants[constant] = backend.open(needed)
-                fill(self.device, storage, constant.shape, constant.dtype, constant.at(plan.sizes), plan.sizes)
+            if constant in self.constants and self.constants[constant].nbytes >= profile.footprint(needed):
+                continue
+            if self.constants.pop(constant, None) is not None:
+                self.programs.clear()
+                self.active = None
+            self.constants[constant] = opened(self.device, needed)
+            values = constant.at(plan.sizes)
+            fill(self.device, self.constants[constant], constant.shape, constant.dtype, values, plan.sizes)
