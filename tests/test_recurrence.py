@@ -854,3 +854,38 @@ MISTAKES: list[tuple[Callable[[], None], str]] = [
 def test_a_mistake_is_named_and_comes_with_its_fix(act: Callable[[], None], text: str) -> None:
     with pytest.raises(af.Error, match=text):
         act()
+
+
+# --- memory over time -------------------------------------------------------------------------------------------------
+
+
+def build(units: int = 8) -> af.Model:
+    model = af.Sequential([af.LSTM(units, input_shape=[None, 3]), af.Dense(1)])
+    model.compile(loss="mse", optimizer="adam")
+    return model
+
+
+def test_a_sweep_over_lengths_is_the_table_of_single_reports(tmp_path: Any) -> None:
+    sweep = af.memory.sweep(build, [4, 16], lengths=[10, 100, 1000])
+    expected = [[build().memory(rows, length=length).total_bytes for length in (10, 100, 1000)] for rows in (4, 16)]
+    assert sweep.total_bytes.tolist() == expected
+    assert sweep.formula.worst_error < 0.01  # bytes grow with b × T
+    for text in ("batch size and length", "T = 1000", "T = time steps"):
+        assert text in str(sweep)
+    sweep.to_csv(tmp_path / "sweep.csv")
+    assert (tmp_path / "sweep.csv").read_text().startswith("batch_size,length,total_bytes")
+    sweep.to_html(tmp_path / "sweep.html")
+    assert "Batch size × time steps" in (tmp_path / "sweep.html").read_text()
+    wide = af.memory.sweep(build, [4], [8, 16], length=50)
+    assert wide.total_bytes.tolist() == [[build(units).memory(4, length=50).total_bytes for units in (8, 16)]]
+    with pytest.raises(af.Error, match="widths or lengths in its columns"):
+        af.memory.sweep(build, [4], [8], lengths=[10])
+
+
+def test_the_largest_batch_of_sequences_fits_and_one_more_does_not() -> None:
+    model = build()
+    rows = model.max_batch_size("1MiB", length=40)
+    assert model.memory(rows, length=40).total_bytes <= 2**20 < model.memory(rows + 1, length=40).total_bytes
+    report = model.memory(rows, length=40, rows=1000)
+    assert report.length == 40 and "40 time steps" in str(report)
+    assert report.data_bytes == 1000 * (40 * 3 * 4 + 4 + 8)  # sequences, targets, and the order of the rows

@@ -104,7 +104,9 @@ class Sweep:
         from .page import write_page
 
         widths = self.columns or (None,)
-        write_page(path, self.title, self.reports, self.batch_sizes, widths, self.budget, "\n".join(self.formula.lines()))
+        axis = ("time steps" if self.lengths else "width", self.symbol)
+        formula = "\n".join(self.formula.lines())
+        write_page(path, self.title, self.reports, self.batch_sizes, widths, self.budget, formula, axis)
 
     def plot(self, path: Any = None) -> Any:
         """A heat map with the budget drawn as a line; saved if a path is given. Needs matplotlib: pip install 'aforo[plot]'."""
