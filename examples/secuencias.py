@@ -30,8 +30,8 @@ model.compile(loss="sparse_categorical_crossentropy", optimizer=af.Adam(0.02), m
 
 print(f"{len(texto)} letras, {len(letras)} distintas, {len(X)} ventanas de {T}")
 for largo in (T, 10 * T):  # la memoria crece con el tiempo, y se sabe antes de empezar
-    print(f"  memoria con {largo} pasos: {model.memory(batch_size=91, length=largo).total_bytes:,} B")
-history = model.fit(X, Y, epochs=50, batch_size=91, seed=1, verbose=0)
+    print(f"  memoria con {largo} pasos: {model.memory(batch_size=64, length=largo).total_bytes:,} B")
+history = model.fit(X, Y, epochs=40, batch_size=64, seed=1, verbose=0)
 print(f"error {history.history['loss'][0]:.2f} -> {history.history['loss'][-1]:.2f}")
 print(f"acierta el {model.evaluate(X, Y, return_dict=True)['accuracy']:.0%} de las letras que siguen")
 
