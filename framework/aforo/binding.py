@@ -36,6 +36,7 @@ class Binding:
     ) -> None:
         self.tf32 = tf32
         self.plan, self.sizes, self.backend, self.constants = plan, sizes, backend, constants
+        self.held: dict[int, Storage] = {}
         self._views: dict[tuple[int, View], Any] = {}
 
         def home(value: int) -> Home:
@@ -61,6 +62,7 @@ class Binding:
         key = id(storage), view
         found = self._views.get(key)
         if found is None:
+            self.held[id(storage)] = storage
             found = self._views[key] = self.backend.view(storage, view)
         return found
 

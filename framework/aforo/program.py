@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from aforo_backends.contract import Storage
 
 from .binding import Binding
-from .device import Device, DeviceFull, Generation, fill, forget, materialise, opened, strided
+from .device import Device, DeviceFull, Generation, fill, forget, grows, materialise, opened, strided
 from .graph import BATCH, Graph
 from .specs import Layout, sizes_of, value_bytes
 
@@ -35,6 +35,7 @@ class Program:
 
         backend = device.backend
         bound = Binding(plan, sizes, backend, arena, constants, tf32)
+        self._held = bound.held  # what it runs on stays while it may run
         self.run = backend.program(bound.calls)
         self.outputs = {name: bound.array(operand) for name, operand in plan.outputs.items()}
         self.slots = {
@@ -80,15 +81,15 @@ class Workspace:
 
     def program(self, kind: str, batch: int, graph: Callable[[], Graph], time: int = 1) -> Program:
         """The program of that kind, ready to run on a batch of that many rows, of that many time steps."""
-        program = self.programs.get((kind, batch, time))
-        if program is None or self._generation != Generation.current:
-            program = self._bind(kind, sizes_of(batch, time), graph)
+        if (kind, batch, time) not in self.programs or self._generation != Generation.current:
+            self._bind(kind, sizes_of(batch, time), graph)
+        program = self.programs[kind, batch, time]
         if program is not self.active:
             program.activate()
             self.active = program
         return program
 
-    def _bind(self, kind: str, sizes: Sizes, graph: Callable[[], Graph]) -> Program:
+    def _bind(self, kind: str, sizes: Sizes, graph: Callable[[], Graph]) -> None:
         from .plan import make_plan, verify  # loaded with the first plan: it is a quarter of the time of `import aforo`
 
         plan = self.plans.get(kind)
@@ -99,6 +100,9 @@ class Workspace:
             self.programs = {key: bound for key, bound in self.programs.items() if key[0] != kind}
         if plan.sizes != sizes:
             verify(plan, sizes)
+        if any(grows(variable, plan.sizes, self.device) for variable in plan.variables):
+            self.programs.clear()  # they hold on to the smaller memory
+            self.active = None
         try:
             for variable in plan.variables:
                 materialise(variable, plan.sizes, self.device)
@@ -112,10 +116,8 @@ class Workspace:
         if len(self.programs) >= _KEPT_PROGRAMS:
             self.programs.pop(next(iter(self.programs)))
         self.active = None
-        program = self.programs[kind, sizes["batch"], sizes["time"]] = Program(
-            plan, sizes, self.device, self.arena, self.constants, self.tf32
-        )
-        return program
+        program = Program(plan, sizes, self.device, self.arena, self.constants, self.tf32)
+        self.programs[kind, sizes["batch"], sizes["time"]] = program
 
     def _give_up(self, kind: str, plan: Plan) -> None:
         """Hold nothing of the size that had no room, so that a smaller batch finds all of it."""
