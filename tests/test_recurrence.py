@@ -302,6 +302,44 @@ def test_a_cyclic_model_is_a_layer_and_is_called_on_data() -> None:
     assert_close(inner(af.tensor(np.sin(given), "float64")).numpy() * 2.0, expected, 1e-12)
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_cyclic_model_may_stand_on_a_cycle_of_another(nested: bool) -> None:
+    """Its states then belong to the loop around it, in training and step by step."""
+    dense, head = af.Dense(3, "tanh"), af.Dense(2)
+
+    def inner(z: Any) -> Any:
+        own = af.Feedback([3], dtype="float64")
+        own.connect(dense(af.Concatenate()([z, own])))
+        return own.connected
+
+    x, back = af.Input([None, 3], dtype="float64"), af.Feedback([2], dtype="float64")
+    z = af.Concatenate()([x, back])
+    if nested:
+        start = af.Input([None, 5], dtype="float64")
+        back.connect(head(af.Model(start, inner(start))(z)))
+    else:
+        back.connect(head(inner(z)))
+    model = af.Model(x, back.connected)
+    weights = [data(*weight.shape, seed=i) for i, weight in enumerate(model.get_weights())]
+    model.set_weights(weights)
+
+    def forward(now: Sequence[Array]) -> Array:
+        kernel, bias, out, out_bias = now
+        h, y, shown = np.zeros((2, 3)), np.zeros((2, 2)), []
+        for t in range(5):
+            h = np.tanh(np.concatenate([given[:, t], y, h], 1) @ kernel + bias)
+            y = h @ out + out_bias
+            shown.append(y)
+        return np.stack(shown, 1)
+
+    given, wanted = data(2, 5, 3, seed=8), data(2, 5, 2, seed=9)
+    assert_close(model.predict(given), forward(weights), 1e-12)
+    assert_close(np.stack([model.step(given[:, t]) for t in range(5)], 1), forward(weights), 1e-12)
+    found = gradients(model, "mse", given, wanted)
+    for a, b in zip(found, differences(lambda now: float(((forward(now) - wanted) ** 2).mean()), weights), strict=True):
+        assert_close(a, b, 1e-6)
+
+
 def test_dropout_on_a_cycle_draws_one_mask_for_all_steps_of_a_sequence() -> None:
     x = af.Input([None, 6])
     back = af.Feedback([6])
