@@ -684,6 +684,10 @@ def another_shape() -> None:
     back.connect(af.Dense(4)(x + back))
 
 
+def a_fixed_length() -> None:
+    af.Concatenate()([af.Input([10, 3]), af.Feedback([2])])
+
+
 def no_tensor() -> None:
     af.Feedback([3]).connect(np.zeros(3))
 
@@ -855,6 +859,7 @@ MISTAKES: list[tuple[Callable[[], None], str]] = [
     (never_connected, r"the feedback 'memory' \(batch, time, 3\) made at .*py:\d+ is never connected(.|\n)*back.connect"),
     (twice_connected, r"'memory' .* is connected already(.|\n)*fix: another = af.Feedback\(\[3\]\)"),
     (another_shape, r"a value of another shape.\n.*\(batch, time, 3\).*\n.*\(batch, time, 4\).*\n.*af.Feedback\(\[4\]\)"),
+    (a_fixed_length, r"cannot be concatenated(.|\n)*\(batch, 10, 3\)(.|\n)*\(batch, time, 2\)(.|\n)*af.Input\(\[None, d\]\)"),
     (no_tensor, r"connected to what a layer gives(.|\n)*ndarray"),
     (mean_over_time, r"layer 'centre' stands on a cycle, but sum mixes time steps(.|\n)*\(batch, time, 3\)"),
     (batch_statistics, r"layer 'norm' stands on a cycle, but sum mixes time steps"),
