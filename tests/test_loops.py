@@ -75,6 +75,21 @@ def test_a_loop_of_one_step_and_one_that_only_carries() -> None:
     np.testing.assert_array_equal(result(each(made.loop, made.outputs[0])), np.concatenate([DATA[3][None], x[:-1]]))
 
 
+def test_a_state_that_never_changes() -> None:
+    def function(x: Tensor, start: Tensor) -> Tensor:
+        builder = Builder(x.shape[0])
+        now, still, total = builder.along(x), builder.carry(start), builder.carry(start * 0.0)
+        builder.keep(still, still)
+        builder.keep(total, total + now * still)
+        made = builder.made([])
+        return sum_of([last(made.loop, 0), last(made.loop, 1)])
+
+    x, start = DATA[0], DATA[3]
+    expected = result(sum_of([leaf(variable(start)), leaf(variable(x.sum(0) * start))]))
+    np.testing.assert_allclose(result(function(leaf(variable(x)), leaf(variable(start)))), expected, rtol=1e-12)
+    check_gradient(function, [x, start])
+
+
 def fibonacci(x: Tensor, start: Tensor) -> list[Tensor]:
     """Two states that wait for one another, one of them never shown; and a value that is neither."""
     builder = Builder(x.shape[0])

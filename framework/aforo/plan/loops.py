@@ -75,7 +75,6 @@ def lower_loop(
     where: dict[int, Operand] = {}  # what is shown
     ends: dict[int, Operand] = {}
     starts: list[tuple[Operand, Operand]] = []
-    used = list(reads)
     taken: list[Operand] = []
     writes: list[int] = []
 
@@ -88,7 +87,7 @@ def lower_loop(
 
     for i in sorted(needed):
         state, after = body.states[i], body.nexts[i]
-        step, start = count(state.shape), used[len(body.sequences) + i]
+        step, start = count(state.shape), reads[len(body.sequences) + i]
         taken.append(start)
         if i not in kept:
             value = new(state.shape, after)
@@ -118,7 +117,7 @@ def lower_loop(
             value, first, move = homes[variable]
             slots.append(Slot(variable, dense(value, first, variable.shape), move))
             continue
-        read = used[inputs[variable]]
+        read = reads[inputs[variable]]
         moves = inputs[variable] < len(body.sequences)
         layout = read.layout
         if not Layout(0, layout.shape[moves:], layout.strides[moves:]).is_dense:

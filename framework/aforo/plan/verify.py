@@ -202,9 +202,10 @@ def _verify_loop(plan: Plan, step: PlannedStep, sizes: Mapping[str, int]) -> Non
         value, start, end, move = places[variable]
         return value, start + turn * move, end + turn * move
 
+    still = {where for where in begun if all(places[variable][0] != where[0] for variable in written)}  # never written again
     for turn in sorted({0, min(1, length - 1), length - 1} if length else ()):
         now = {variable: place(variable, turn) for variable in places}
-        before = {place(variable, turn - 1) for variable in written} if turn else begun
+        before = {place(variable, turn - 1) for variable in written} | still if turn else begun
         for variable, (value, start, end) in now.items():
             if not any(low <= start and end <= high for low, high in given.get(value, ())):
                 raise Error(f"reaches out of value {value} at step {turn}")
@@ -216,6 +217,8 @@ def _verify_loop(plan: Plan, step: PlannedStep, sizes: Mapping[str, int]) -> Non
                 if other is not variable and value == now[other][0] and start < now[other][2] and now[other][1] < end:
                     raise Error(f"writes two values to the same bytes at step {turn}")
     for value in results:
+        if any(where == (value, 0, _end(plan, _whole(plan, value), sizes)) for where in still):
+            continue
         pieces = [(end - start, move) for variable in written for v, start, end, move in [places[variable]] if v == value]
         if len(pieces) != 1 or (pieces[0][1] and abs(pieces[0][1]) != pieces[0][0]):
             raise Error(f"does not write value {value} piece by piece")
