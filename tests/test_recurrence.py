@@ -925,6 +925,22 @@ def test_a_sweep_over_lengths_is_the_table_of_single_reports(tmp_path: Any) -> N
         af.memory.sweep(build, [4], [8], lengths=[10])
 
 
+def test_the_command_line_plans_lengths(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    from aforo.cli import main
+
+    file = tmp_path / "model.py"
+    file.write_text(
+        "import aforo as af\ndef build():\n    model = af.Sequential([af.LSTM(8, input_shape=[None, 3]), af.Dense(1)])\n"
+        '    model.compile(loss="mse", optimizer="adam")\n    return model\n'
+    )
+    assert main(["plan", f"{file}:build", "--batch", "4,16", "--length", "10,1000", "--budget", "100KB"]) == 1
+    out = capsys.readouterr().out
+    assert "T = 1000" in out and "at b = 16, T = 1000" in out
+    assert main(["plan", f"{file}:build", "--length", "50"]) == 0
+    total = build().memory(32, length=50).total_bytes
+    assert f"{total:,} B" in capsys.readouterr().out
+
+
 def test_the_largest_batch_of_sequences_fits_and_one_more_does_not() -> None:
     model = build()
     rows = model.max_batch_size("1MiB", length=40)
