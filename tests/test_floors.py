@@ -24,7 +24,7 @@ FLOORS: list[list[str]] = [
     ["aforo.specs", "aforo.random", "aforo.settings", "aforo.budget"],
     ["aforo.graph"],
     ["aforo.ops"],
-    ["aforo.gradient"],
+    ["aforo.gradient", "aforo.recompute"],
     ["aforo.plan"],
     ["aforo.device", "aforo.program"],
     ["aforo.parameter", "aforo.initializers", "aforo.regularizers", "aforo.schedules"],

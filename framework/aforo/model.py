@@ -72,7 +72,10 @@ class Model(Layer):
         self._workspace = Workspace(self._device)
         self._graphs: dict[str, Graph] = {}
         self._slots: dict[Variable, dict[str, Variable]] = {}
+        self._sums: dict[Variable, Variable] = {}
         self._step = _counter()
+        self._row = Variable("row", (), "int64", STATE, lambda: 0, owner="totals")
+        self._way = steps.Way()
         self._seen_changes = Layer.changes
         self._seen_layers: tuple[int, ...] = ()
 
@@ -274,7 +277,9 @@ class Model(Layer):
 
     @uncollected
     def _trace(self, kind: str, weighted: bool) -> Graph:
-        context = Context(training=kind == steps.TRAINING, step=lambda: leaf(self._step))
+        is_training = kind in (steps.TRAINING, *steps.PARTS)
+        row = (lambda: leaf(self._row)) if kind == steps.NEXT else None
+        context = Context(training=is_training, step=lambda: leaf(self._step), row=row)
         with tracing(), collecting(context):
             predictions = self.replay([leaf(variable) for variable in self.inputs])
             for y_pred in predictions:
@@ -297,13 +302,20 @@ class Model(Layer):
                 dtype = predictions[0].dtype
                 self.sample_weight = Variable("sample_weight", (BATCH,), dtype, BATCH_ROLE, owner="batch")
             weights = leaf(self.sample_weight) if weighted and self.sample_weight else None
-            measured = steps.measure(self.heads, predictions, context.penalties, weights, self.totals)
+            part = kind in steps.PARTS
+            measured = steps.measure(self.heads, predictions, context.penalties, weights, self.totals, part)
             if kind == steps.EVALUATION:
                 return steps.evaluation(measured)
             trained = self.trainable_weights
             self._slots = {w.variable: self._slots.get(w.variable) or _slots(w, optimizer) for w in trained}
+            self._sums = {w.variable: self._sums.get(w.variable) or _slot(w, "gradient", 0.0) for w in trained}
             owners = {weight.variable: layer.name for layer in self.layers for weight in layer.weights}
-            return steps.training(measured, context.updates, trained, owners, optimizer, self._slots, self._step)
+            step = steps.Training(trained, owners, optimizer, self._slots, self._step, self._sums, self._row)
+            if kind == steps.UPDATING:
+                return step.update(measured.loss.dtype)
+            if part:
+                return step.part(measured, context.updates, kind == steps.FIRST, bool(context.draws))
+            return step.whole(measured, context.updates)
 
     def set_target(self, head: Head, shape: Shape, dtype: str) -> None:
         """Say what the targets of a head look like."""
@@ -312,12 +324,31 @@ class Model(Layer):
                 self._changed()
             head.target = Variable(f"y_{head.name}" if head.name else "y", shape, dtype, BATCH_ROLE, owner="batch")
 
-    def program(self, kind: str, batch: int, weighted: bool = False) -> Program:
-        """The program for a batch of that many rows, bound to the model's device."""
+    def program(self, kind: str, batch: int, weighted: bool = False, whole: int = 0) -> Program:
+        """The program for a batch of that many rows, bound to the model's device. whole: of the batch that this is a part of."""
         if self._seen_changes != Layer.changes:
             self._follow_changes()
         key = kind + "+weights" * weighted
-        return self._workspace.program(key, batch, lambda: self.graph(kind, weighted))
+        return self._workspace.program(key, batch, lambda: self._way.graph(self.graph(kind, weighted), kind), whole)
+
+    @property
+    def way(self) -> steps.Way:
+        """How its training steps run."""
+        return self._way
+
+    def adopt(self, way: steps.Way, afresh: bool = False) -> None:
+        """Run training steps this way from now on. What another way held is given back; afresh: in any case."""
+        if way != self._way or afresh:
+            self._way = way
+            self._release()
+
+    def _release(self) -> None:
+        """Give back everything that only programs need: arena, constants, batch slots, sums of gradients."""
+        targets = [head.target for head in self.heads]
+        for variable in (*self.inputs, *targets, self.sample_weight, *self._sums.values()):
+            if variable is not None:
+                devices.forget(variable)
+        self._workspace = Workspace(self._device)
 
     def plan(self, batch: int, training: bool = True, device: Any = None) -> Plan:
         """The plan of a training step or of a prediction. Creates no weights; needs neither data nor the device."""
@@ -406,13 +437,9 @@ class Model(Layer):
                 slots = [slot for own in self._slots.values() for slot in own.values()]
                 weights = [weight.variable for weight in self.weights]
                 totals = [variable for total in self.totals.values() for variable in total.variables.values()]
-                devices.move([*weights, *slots, *totals, self._step, *optimizer_variables], target)
+                devices.move([*weights, *slots, *totals, self._step, self._row, *optimizer_variables], target)
                 self._device = target
-                targets = [head.target for head in self.heads]
-                for variable in (*self.inputs, *targets, self.sample_weight):
-                    if variable is not None:
-                        devices.forget(variable)
-                self._workspace = Workspace(target)
+                self._release()
         return self
 
     def memory(self, batch_size: int = 32, training: bool = True, device: Any = None, length: int | None = None) -> Report:
@@ -452,7 +479,8 @@ def _counter() -> Variable:
 
 
 def _slots(weight: Parameter, optimizer: optimizers.Optimizer) -> dict[str, Variable]:
-    def slot(name: str, value: float) -> Variable:
-        return Variable(name, weight.shape, weight.dtype, OPTIMIZER_STATE, lambda: value, owner=weight.variable.owner)
+    return {name: _slot(weight, name, value) for name, value in optimizer.init(weight).items()}
 
-    return {name: slot(name, value) for name, value in optimizer.init(weight).items()}
+
+def _slot(weight: Parameter, name: str, value: float) -> Variable:
+    return Variable(name, weight.shape, weight.dtype, OPTIMIZER_STATE, lambda: value, owner=weight.variable.owner)

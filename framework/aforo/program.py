@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .plan import Constant, Operand, Plan
 
 Sizes = Mapping[str, int]
+WHOLE = "whole batch"  # the size that stands for the rows of a batch of which a program sees a part
 _KEPT_PROGRAMS = 16
 
 
@@ -66,15 +67,17 @@ class Program:
         scalar = Layout.dense(())
         self.backend = backend
         self._sized = [
-            (backend.view(constants[each], strided(scalar, each.dtype, sizes)), each.at(sizes))
+            (each, backend.view(constants[each], strided(scalar, each.dtype, sizes)), each.at(sizes))
             for each in plan.constants
             if each.is_sized
         ]
 
-    def activate(self) -> None:
-        """Write the constants that depend on the sizes; another program may have left its own."""
-        for array, value in self._sized:
-            self.backend.copy_in(array, value)
+    def activate(self, held: dict[Constant, Any]) -> None:
+        """Write the constants that depend on the sizes, where another program has left its own. held: what each holds now."""
+        for constant, array, value in self._sized:
+            if held.get(constant) != value:
+                self.backend.copy_in(array, value)
+                held[constant] = value
 
 
 class Workspace:
@@ -89,24 +92,25 @@ class Workspace:
         self.arena_bytes = 0
         self.constants: dict[Constant, Storage] = {}
         self.plans: dict[str, Plan] = {}
-        self.programs: dict[tuple[str, int], Program] = {}
+        self.programs: dict[tuple[str, int, int], Program] = {}
         self.active: Program | None = None
+        self._sized: dict[Constant, Any] = {}
         self._generation = Generation.current
 
-    def program(self, kind: str, batch: int, graph: Callable[[], Graph]) -> Program:
-        """The program of that kind, ready to run on a batch of that many rows."""
-        program = self.programs.get((kind, batch))
+    def program(self, kind: str, batch: int, graph: Callable[[], Graph], whole: int = 0) -> Program:
+        """The program of that kind, ready to run on a batch of that many rows. whole: of the batch that this is a part of."""
+        program = self.programs.get((kind, batch, whole))
         if program is None or self._generation != Generation.current:
-            program = self._bind(kind, batch, graph)
+            program = self._bind(kind, batch, graph, whole)
         if program is not self.active:
-            program.activate()
+            program.activate(self._sized)
             self.active = program
         return program
 
-    def _bind(self, kind: str, batch: int, graph: Callable[[], Graph]) -> Program:
+    def _bind(self, kind: str, batch: int, graph: Callable[[], Graph], whole: int) -> Program:
         from .plan import make_plan, verify  # loaded with the first plan: it is a quarter of the time of `import aforo`
 
-        sizes = {"batch": batch}
+        sizes = {"batch": batch, WHOLE: whole} if whole else {"batch": batch}
         plan = self.plans.get(kind)
         if plan is None or plan.sizes["batch"] < batch:
             plan = self.plans[kind] = make_plan(graph(), self.device.profile, sizes)
@@ -122,7 +126,7 @@ class Workspace:
         if len(self.programs) >= _KEPT_PROGRAMS:
             self.programs.pop(next(iter(self.programs)))
         self.active = None
-        program = self.programs[kind, batch] = Program(plan, sizes, self.device, self.arena, self.constants)
+        program = self.programs[kind, batch, whole] = Program(plan, sizes, self.device, self.arena, self.constants)
         return program
 
     def _open(self, plan: Plan) -> None:
@@ -140,5 +144,6 @@ class Workspace:
                 if held is not None:
                     self.programs.clear()
                     self.active = held = None
+                self._sized.pop(constant, None)
                 storage = self.constants[constant] = backend.open(needed)
                 fill(self.device, storage, constant.shape, constant.dtype, constant.at(plan.sizes), plan.sizes)
