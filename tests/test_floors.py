@@ -35,7 +35,7 @@ FLOORS: list[list[str]] = [
     ["aforo.topology", "aforo.recurrence"],
     ["aforo.model"],
     ["aforo.sequential"],
-    ["aforo.training", "aforo.history", "aforo.callbacks", "aforo.progress"],
+    ["aforo.training", "aforo.history", "aforo.callbacks", "aforo.progress", "aforo.economy"],
     ["aforo.memory", "aforo.summary"],
     ["aforo.draw", "aforo.explain", "aforo.io", "aforo.data", "aforo.datasets", "aforo.sklearn", "aforo.onnx"],
     ["aforo"],  # the package itself: what users see

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 from aforo_backends.contract import Reserve
 
 from . import device as devices
-from .graph import BATCH, OPTIMIZER_STATE, PARAMETERS, STATE, TENSOR
-from .plan import Plan
+from .budget import as_bytes
+from .economy import choose
+from .graph import BATCH, OPTIMIZER_STATE, PARAMETERS, STATE
+from .plan import ARENA, Plan, owned_bytes
 from .settings import whole
-from .specs import at, value_bytes
+from .specs import at
 from .tables import bytes_written, render, shape_written
 
 if TYPE_CHECKING:
@@ -125,14 +127,22 @@ class Report:
         )
 
 
-def report(model: Model, batch_size: int, training: bool, device: Any) -> Report:
-    """The report of a model's training step, or of its prediction."""
+def report(model: Model, batch_size: int, training: bool, device: Any, memory_budget: Any = None) -> Report:
+    """The report of a model's training step, or of its prediction; within a budget, of what `fit` would run."""
     batch_size = whole("batch_size", batch_size, 1)
     if training:
         model.require_compiled()
     target = devices.device(model.device if device is None else device)
-    plan = model.plan(batch_size, training, target)
-    roles = _by_role(plan)
+    plans = [model.plan(batch_size, training, target)] if memory_budget is None or not training else []
+    if not plans:
+        plans = list(choose(model, batch_size, as_bytes(memory_budget), target.profile).plans.values())
+    return report_of(model, batch_size, training, target, plans)
+
+
+def report_of(model: Model, batch_size: int, training: bool, target: devices.Device, plans: Sequence[Plan]) -> Report:
+    """The report of plans that share one arena; layers and timeline are those of the plan that needs most of it."""
+    plan = max(plans, key=lambda plan: plan.arena_bytes)
+    roles = owned_bytes(plans)
     return Report(
         device=str(target),
         batch_size=batch_size,
@@ -141,23 +151,12 @@ def report(model: Model, batch_size: int, training: bool, device: Any) -> Report
         optimizer_state_bytes=roles[OPTIMIZER_STATE],
         state_bytes=roles[STATE],
         batch_bytes=roles[BATCH],
-        arena_bytes=plan.arena_bytes,
+        arena_bytes=roles[ARENA],
         lower_bound_bytes=plan.lower_bound_bytes,
         layers=_rows(model, plan),
         timeline=_timeline(plan),
         reserve=plan.profile.reserve,
     )
-
-
-def _by_role(plan: Plan) -> Mapping[str, int]:
-    """Bytes of what outlives a step: each variable and each constant once."""
-    totals = dict.fromkeys((PARAMETERS, OPTIMIZER_STATE, STATE, BATCH), 0)
-    for variable in plan.variables:
-        role = STATE if variable.role == TENSOR else variable.role  # an array the model uses is one of its constants
-        totals[role] += plan.profile.footprint(value_bytes(variable.shape, variable.dtype, plan.sizes))
-    for constant in plan.constants:
-        totals[STATE] += plan.profile.footprint(value_bytes(constant.shape, constant.dtype, plan.sizes))
-    return totals
 
 
 def _slack(plan: Plan) -> int:

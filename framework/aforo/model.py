@@ -24,6 +24,8 @@ from .specs import BATCH, Shape, written
 from .topology import Structure, Topology, capture
 
 if TYPE_CHECKING:
+    from aforo_backends.contract import Profile
+
     from .callbacks import Callback
     from .history import History
     from .memory import Report
@@ -332,15 +334,24 @@ class Model(Layer):
         return self._workspace.program(key, batch, lambda: self._way.graph(self.graph(kind, weighted), kind), whole)
 
     @property
+    def profile(self) -> Profile:
+        """What its device tells a planner."""
+        return self._device.profile
+
+    @property
     def way(self) -> steps.Way:
         """How its training steps run."""
         return self._way
 
-    def adopt(self, way: steps.Way, afresh: bool = False) -> None:
-        """Run training steps this way from now on. What another way held is given back; afresh: in any case."""
-        if way != self._way or afresh:
+    def adopt(self, way: steps.Way, plans: Mapping[str, Plan] | None = None) -> None:
+        """Run training steps this way from now on. What another way held is given back.
+
+        plans: of everything that will run, by kind; then what more than they need was held is given back too.
+        """
+        if way != self._way or (plans is not None and not self._workspace.runs(plans)):
             self._way = way
             self._release()
+            self._workspace.plans.update(plans or {})
 
     def _release(self) -> None:
         """Give back everything that only programs need: arena, constants, batch slots, sums of gradients."""
@@ -373,11 +384,17 @@ class Model(Layer):
         class_weight: Mapping[int, float] | None = None,
         sample_weight: Any = None,
         initial_epoch: int = 0,
+        memory_budget: int | str | None = None,
     ) -> History:
         """Train on x (n, …) and y for a number of epochs; lists or dicts of arrays for several inputs or outputs.
 
         Everything is checked before the first step. `seed` fixes the shuffles, epoch by epoch. `validation_split` holds out
         that fraction from the end of the data. verbose: 0 silent, 1 a progress bar, 2 a line an epoch, "auto" 1 in a terminal.
+
+        memory_budget: the most bytes that training may own, e.g. "8GiB". If whole batches do not fit, they run in micro-batches
+        (the same gradients to rounding; statistics of the batch are then those of each micro-batch) or compute activations
+        again, whichever takes less time. It prints which, and history.plan holds it; raises before the first step, with the
+        smallest budget that would do, if nothing fits.
         """
         return training.fit(
             self,
@@ -394,6 +411,7 @@ class Model(Layer):
             class_weight=class_weight,
             sample_weight=sample_weight,
             initial_epoch=initial_epoch,
+            memory_budget=memory_budget,
         )
 
     def evaluate(
@@ -442,10 +460,17 @@ class Model(Layer):
                 self._release()
         return self
 
-    def memory(self, batch_size: int = 32, training: bool = True, device: Any = None, length: int | None = None) -> Report:
+    def memory(
+        self,
+        batch_size: int = 32,
+        training: bool = True,
+        device: Any = None,
+        length: int | None = None,
+        memory_budget: int | str | None = None,
+    ) -> Report:
         """Every byte a training step (or a prediction) of this batch size owns, from the plan that would run.
 
-        length: time steps, for models whose inputs have a time axis.
+        length: time steps, for models whose inputs have a time axis. memory_budget: training runs as `fit` would with it.
         """
         from .memory import report
 
@@ -459,7 +484,7 @@ class Model(Layer):
                 )
             )
 
-        return report(self, batch_size, training, device)
+        return report(self, batch_size, training, device, memory_budget)
 
     def summary(self) -> None:
         """Print the layers, their output shapes and parameters."""

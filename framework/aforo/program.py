@@ -107,6 +107,11 @@ class Workspace:
             self.active = program
         return program
 
+    def runs(self, plans: Mapping[str, Plan]) -> bool:
+        """Whether exactly these plans are what it runs, in no more memory than they need."""
+        arena = max(plan.arena_bytes for plan in plans.values())
+        return self.arena_bytes <= arena and all(self.plans.get(kind) == plan for kind, plan in plans.items())
+
     def _bind(self, kind: str, batch: int, graph: Callable[[], Graph], whole: int) -> Program:
         from .plan import make_plan, verify  # loaded with the first plan: it is a quarter of the time of `import aforo`
 

@@ -31,10 +31,20 @@ def kept_bytes(graph: Graph, sizes: Mapping[str, int]) -> int:
     return sum(forward.nbytes[p] for p in range(len(forward.nodes)) if forward.is_kept[p])
 
 
+def least_bytes(graph: Graph, sizes: Mapping[str, int]) -> int:
+    """The smallest limit that `recomputed` can meet, to a hundredth or so."""
+    forward = _Forward(graph, sizes)
+    low, high = 0, kept_bytes(graph, sizes)
+    while high - low > high // 100 + 1:
+        limit = (low + high) // 2
+        low, high = (low, limit) if _chosen(forward, limit) is not None else (limit, high)
+    return high
+
+
 def recomputed(graph: Graph, limit: int, sizes: Mapping[str, int]) -> Graph:
     """The same step, with at most about `limit` bytes of forward values alive for the backward at any time.
 
-    Values are the same bit for bit: the same kernels on the same numbers. Where no cut is good enough, the smallest is taken.
+    Values are the same bit for bit: the same kernels on the same numbers. The limit is one that `least_bytes` allows.
     """
     forward = _Forward(graph, sizes)
     segments = _chosen(forward, limit)
@@ -70,7 +80,11 @@ class _Forward:
                     self.later.add(key)
                 for p in places:
                     self.is_kept[p] = True
-            elif node.place.phase in (FORWARD, LOSS) and all(not x.inputs or id(x) in inside for x in node.inputs) and node.inputs:
+            elif (
+                node.place.phase in (FORWARD, LOSS)
+                and all(not x.inputs or id(x) in inside for x in node.inputs)
+                and node.inputs
+            ):
                 inside.add(key)
                 if node.primitive.view is not None:
                     if places:
@@ -154,8 +168,8 @@ def _copied(forward: _Forward, start: int, end: int) -> tuple[int, ...]:
     return tuple(reversed(copied))
 
 
-def _chosen(forward: _Forward, limit: int) -> list[_Segment]:
-    """The segments of least operations within the limit."""
+def _chosen(forward: _Forward, limit: int) -> list[_Segment] | None:
+    """The segments of least operations within the limit, if there are any."""
     cuts = forward.cuts()
     unit = max(1.0, limit / _STEPS)
     infinite = float("inf")
@@ -172,7 +186,7 @@ def _chosen(forward: _Forward, limit: int) -> list[_Segment]:
                 _extend(best, came, held_at, (start, end), 1, flops, round(stays / unit), round((stays + back) / unit))
     row = len(cuts) - 1
     if not np.isfinite(best[row]).any():
-        return []
+        return None
     column = int(best[row].argmin())
     segments = []
     while row:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import device as devices
+from .budget import as_bytes
 from .callbacks import Callback, LazyLogs
 from .checks import as_array, as_inputs, as_targets, check_finite, check_same_rows, sample_weights
 from .errors import InvalidType, InvalidValue, explain
@@ -21,9 +22,10 @@ from .progress import level, reporter
 from .random import check_seed, generator, shuffle_seed
 from .settings import flag, number, whole
 from .specs import BATCH, INTEGERS
-from .steps import EVALUATION, PREDICTION, TRAINING
+from .steps import EVALUATION, FIRST, NEXT, PREDICTION, TRAINING, UPDATING, Way
 
 if TYPE_CHECKING:
+    from .economy import Choice
     from .model import Model
     from .program import Program
 
@@ -113,17 +115,38 @@ def _run(
             devices.preserve(weight.variable)
     for start in range(0, batches.rows, batch_size):
         stop = min(start + batch_size, batches.rows)
-        program = model.program(kind, stop - start, batches.weighted)
-        slots, backend = program.slots, program.backend
-        for slot, values in batches.columns:
-            if slot not in slots:
-                continue  # a loss may ignore its targets
-            if order is None:
-                backend.copy_in(slots[slot], values[start:stop])
-            else:
-                backend.gather(slots[slot], values, order[start:stop])
-        program.run()
+        if kind == TRAINING and model.way.rows:
+            program = _in_parts(model, batches, start, stop, order)
+        else:
+            program = model.program(kind, stop - start, batches.weighted)
+            _load(program, batches, start, stop, order)
+            program.run()
         yield stop, program
+
+
+def _load(program: Program, batches: Batches, start: int, stop: int, order: Array | None) -> None:
+    """Write rows of the data, or of an order of it, into the program's batch slots."""
+    slots, backend = program.slots, program.backend
+    for slot, values in batches.columns:
+        if slot not in slots:
+            continue  # a loss may ignore its targets
+        if order is None:
+            backend.copy_in(slots[slot], values[start:stop])
+        else:
+            backend.gather(slots[slot], values, order[start:stop])
+
+
+def _in_parts(model: Model, batches: Batches, start: int, stop: int, order: Array | None) -> Program:
+    """One training step in micro-batches: their gradients are added up, then there is one update."""
+    rows = model.way.rows
+    for begin in range(start, stop, rows):
+        end = min(begin + rows, stop)
+        program = model.program(FIRST if begin == start else NEXT, end - begin, batches.weighted, whole=stop - start)
+        _load(program, batches, begin, end, order)
+        program.run()
+    program = model.program(UPDATING, 1)
+    program.run()
+    return program
 
 
 def _reset(model: Model) -> None:
@@ -158,6 +181,8 @@ def on_batch(
         with revertible():
             batches = prepare(model, x, y, sample_weight, class_weight)
             model.graph(kind, batches.weighted)
+        if kind == TRAINING:
+            model.adopt(Way())
         _reset(model)
         for _ in _run(model, batches, kind, batches.rows):
             pass
@@ -279,6 +304,7 @@ def fit(
     class_weight: Mapping[int, float] | None,
     sample_weight: Any,
     initial_epoch: int,
+    memory_budget: Any,
 ) -> History:
     with model.lock:
         epochs = whole("epochs", epochs, 1)
@@ -287,21 +313,42 @@ def fit(
         shuffle = flag("shuffle", shuffle)
         shown = level(verbose)
         called = _check_callbacks(callbacks)
+        budget = None if memory_budget is None else as_bytes(memory_budget)
         chosen = shuffle_seed() if seed is None else check_seed(seed)
         with revertible():
             batches, validation = _split(
                 model, prepare(model, x, y, sample_weight, class_weight), validation_split, validation_data
             )
             model.graph(TRAINING, batches.weighted)
+            plan = _within(model, batches, batch_size, budget, validation)
+        if plan is not None and shown:
+            print(f"memory: {plan}")
         batches = batches.converted()
         validation = validation and validation.converted()
         if seed is None:  # two fits in a row shuffle differently
             chosen += model.epochs_trained
-        return _train(model, batches, validation, range(initial_epoch, epochs), batch_size, shuffle, chosen, shown, called)
+        history = History(plan)
+        _train(model, history, batches, validation, range(initial_epoch, epochs), batch_size, shuffle, chosen, shown, called)
+        return history
+
+
+def _within(model: Model, batches: Batches, batch_size: int, budget: int | None, validation: Batches | None) -> Choice | None:
+    """Let training run within the budget, if there is one."""
+    if budget is None:
+        model.adopt(Way())
+        return None
+    from .economy import choose  # loads the planner
+
+    rows = min(batch_size, batches.rows)
+    evaluated = None if validation is None else (min(batch_size, validation.rows), validation.weighted)
+    choice = choose(model, rows, budget, model.profile, batches.weighted, evaluated)
+    model.adopt(choice.way, choice.plans)
+    return choice
 
 
 def _train(
     model: Model,
+    history: History,
     batches: Batches,
     validation: Batches | None,
     epochs: range,
@@ -310,8 +357,7 @@ def _train(
     seed: int,
     shown: int,
     callbacks: Sequence[Callback],
-) -> History:
-    history = History()
+) -> None:
     model.stop_training = False
     for callback in callbacks:
         callback.set_model(model)
@@ -349,7 +395,7 @@ def _train(
                         function(number + 1, {})
             logs = _means(model, done)
             if validation is not None:
-                logs |= _evaluated(model, validation, batch_size, "val_")
+                logs |= _evaluated(model, validation, model.way.rows or batch_size, "val_")
             report.end(epoch, logs, perf_counter() - started)
             history.record(epoch, logs)
             model.epochs_trained += done == batches.rows  # whole epochs only
@@ -357,4 +403,3 @@ def _train(
             if model.stop_training:
                 break
     call("on_train_end", logs)
-    return history

@@ -17,7 +17,8 @@ def dependencies(draft: Draft) -> list[set[int]]:
     """
     writer = {step.write: index for index, step in enumerate(draft.steps)}
     before = [
-        {writer[value] for value in (*(read.value for read in step.reads), *step.after) if value in writer} for step in draft.steps
+        {writer[value] for value in (*(read.value for read in step.reads), *step.after) if value in writer}
+        for step in draft.steps
     ]
     readers = draft.readers()
     for variable, chain in draft.chains.items():
