@@ -1,17 +1,18 @@
 """Training within a budget of memory: of the ways to run a step that fit, the one that takes least time.
 
-A batch may run in micro-batches, whose gradients are added up before one update; the forward values that a backward needs may be
-computed again instead of kept; or both. Each way is planned, and its plan says to the byte what it takes.
+A batch may run in micro-batches, whose gradients are added up before one update; the forward values that a backward needs may
+be computed again instead of kept; or both. Each way is planned, and its plans say to the byte what it takes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 from aforo_backends.contract import Profile
 
+from .collector import uncollected
 from .errors import InvalidValue, explain
 from .graph import FORWARD, LOSS, Graph
 from .plan import Plan, make_plan, owned_bytes
@@ -67,6 +68,7 @@ class Choice:
         return what
 
 
+@uncollected
 def choose(
     model: Model,
     batch_size: int,
@@ -174,7 +176,7 @@ class _Search:
             kind = NEXT if rows else TRAINING
             limit = least_bytes(self.model.graph(kind, self.weighted), {"batch": rows or self.batch})
             ends.append(Way(self.batch, rows, limit))
-        needed = min(map(self.total, [Way(), *ends]))
+        needed = min(self._owned(way, self.kinds(way)) for way in [Way(), *ends])
         raise InvalidValue(
             explain(
                 f"no way to run batches of {self.batch} rows fits the budget.",
@@ -190,18 +192,23 @@ class _Search:
         return self.total(way) <= self.budget
 
     def total(self, way: Way) -> int:
+        """Every byte of it; where those of the next micro-batches are too many, without what the first may need beyond."""
         if way not in self._totals:
-            self._totals[way] = sum(owned_bytes(list(self.plans(way).values())).values())
+            *most, last = self.kinds(way)
+            nbytes = self._owned(way, most) if most else 0
+            self._totals[way] = nbytes if nbytes > self.budget else self._owned(way, [*most, last])
         return self._totals[way]
+
+    def _owned(self, way: Way, kinds: Sequence[str]) -> int:
+        return sum(owned_bytes([self._plan(kind, way) for kind in kinds]).values())
 
     def plans(self, way: Way) -> dict[str, Plan]:
         """The plans of everything that runs, by kind."""
-        kinds = [TRAINING]
-        if way.rows:
-            kinds = [FIRST, NEXT, UPDATING]
-        if self.evaluated is not None:
-            kinds.append(EVALUATION)
-        return {kind + "+weights" * self._has_weights(kind): self._plan(kind, way) for kind in kinds}
+        return {kind + "+weights" * self._has_weights(kind): self._plan(kind, way) for kind in self.kinds(way)}
+
+    def kinds(self, way: Way) -> list[str]:
+        """What runs, the least demanding last."""
+        return [EVALUATION] * (self.evaluated is not None) + ([NEXT, UPDATING, FIRST] if way.rows else [TRAINING])
 
     def _has_weights(self, kind: str) -> bool:
         if kind == EVALUATION:

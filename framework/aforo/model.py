@@ -327,7 +327,7 @@ class Model(Layer):
             head.target = Variable(f"y_{head.name}" if head.name else "y", shape, dtype, BATCH_ROLE, owner="batch")
 
     def program(self, kind: str, batch: int, weighted: bool = False, whole: int = 0) -> Program:
-        """The program for a batch of that many rows, bound to the model's device. whole: of the batch that this is a part of."""
+        """The program for a batch of that many rows on the model's device. whole: rows of the batch that it is a part of."""
         if self._seen_changes != Layer.changes:
             self._follow_changes()
         key = kind + "+weights" * weighted

@@ -1,10 +1,10 @@
-"""Recomputation: a transform from graph to graph that keeps fewer forward values for the backward, and computes the others again.
+"""Recomputation: a transform from graph to graph that keeps fewer forward values for the backward, and computes others again.
 
 The forward, in the order of creation, is cut into segments (Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016).
-What crosses a cut is kept; what the backward needs from within a segment is computed again from that, by copies of the forward's
-nodes, when the gradient arrives there. Which segments, is the knapsack of least operations for a limit of bytes.
+What crosses a cut is kept; what the backward needs from within a segment is computed again from that, by copies of the
+forward's nodes, when the gradient arrives there. Which segments, is the knapsack of least operations for a limit of bytes.
 
-Copies read what they start from through `after`, so that they wait for that gradient, and are never merged with their originals.
+Copies read what they start from through `after`, so that they wait for that gradient, and never merge with their originals.
 Variable updates are not copied. Random nodes are: they are counter-based, and draw the same numbers again.
 """
 
@@ -129,7 +129,7 @@ class _Segment:
 
 
 def _sweep(forward: _Forward, cuts: Sequence[int], end: int) -> list[tuple[int, float, float, float]]:
-    """For every segment that ends at cuts[end]: its first cut, operations to repeat, bytes held until then, bytes that return."""
+    """For every segment that ends there: its first cut, operations to repeat, bytes held until then, bytes that return."""
     found = []
     stop = cuts[end]
     flops = held = back = 0.0
@@ -237,7 +237,7 @@ def _rewritten(graph: Graph, forward: _Forward, segments: Sequence[_Segment]) ->
             if forward.place.get(id(x)) in copied:  # a view of a copy
                 again[id(x)] = made(x.primitive, tuple(input_of(i, False) for i in x.inputs), x.attributes, x)
                 return again[id(x)]
-            if not wait or not x.inputs and x.op != "variable":
+            if not wait or (not x.inputs and x.op != "variable"):
                 return now[id(x)]
             if id(x) not in waiting:
                 waiting[id(x)] = made(PRIMITIVES["after"], (now[id(x)], gate), {}, x)

@@ -12,7 +12,7 @@ ARENA = "arena"
 
 
 def owned_bytes(plans: Sequence[Plan]) -> dict[str, int]:
-    """Bytes by role: each variable and each constant once, at its largest, and the largest arena. They sum to all that is held."""
+    """Bytes by role: each variable and each constant once, at its largest, and the largest arena. They sum to what is held."""
     largest: dict[object, tuple[str, int]] = {}
     for plan in plans:
         for variable in plan.variables:

@@ -42,6 +42,7 @@ class PlannedStep:
     scratch: tuple[Operand, ...]
     place: Place
     flops: Size
+    after: frozenset[int] = frozenset()  # values it waits for without reading them
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ def _planned(draft: Draft, order: list[int]) -> tuple[PlannedStep, ...]:
         node, own = step.node, step.op == step.node.op  # else a copy that the node needs
         scratch = tuple(map(whole, step.scratch))
         attributes, cost = (node.attributes, flops(node)) if own else ({}, 0)
-        return PlannedStep(step.op, attributes, step.reads, whole(step.write), scratch, node.place, cost)
+        return PlannedStep(step.op, attributes, step.reads, whole(step.write), scratch, node.place, cost, step.after)
 
     return tuple(planned(draft.steps[index]) for index in order)
 

@@ -105,7 +105,11 @@ def verify(plan: Plan, sizes: Mapping[str, int] | None = None) -> None:
         elif value.offset is not None and (value.offset < 0 or value.offset % plan.profile.alignment):
             raise fault(0, f"uses value {index} at offset {value.offset}, which is not an aligned place in the arena")
 
+    done = set(range(len(plan.values))) - written
     for number, step in enumerate(plan.steps):
+        if not step.after <= done:
+            raise fault(number, f"runs before value {min(step.after - done)}, for which it waits")
+        done.add(step.write.value)
         looks = [read(operand, number) for operand in step.reads]
         target = locate(step.write)
         if target[0] is arena and target[2] > plan.peak_bytes:
