@@ -286,7 +286,7 @@ def test_random_operations_are_copied_and_variables_are_written_once() -> None:
     graph, sizes = model.graph(TRAINING), {"batch": 20}
     plan = make_plan(recomputed(graph, least_bytes(graph, sizes), sizes), model.profile, sizes)
     assert sum(step.op == "uniform" for step in plan.steps) > 5
-    written = [plan.values[step.write.value].variable for step in plan.steps if plan.values[step.write.value].variable]
+    written = [variable for step in plan.steps for write in step.writes if (variable := plan.values[write.value].variable)]
     assert set(written) == set(graph.updates)
 
 

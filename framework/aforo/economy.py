@@ -251,7 +251,7 @@ class _Search:
         total = self.flops(way)
         for plan, sizes, times in self.runs(way):
             nbytes = [value.nbytes(sizes) for value in plan.values]
-            moved = sum(nbytes[operand.value] for step in plan.steps for operand in (*step.reads, step.write))
+            moved = sum(nbytes[operand.value] for step in plan.steps for operand in (*step.reads, *step.writes))
             total += times * (_BYTE * moved + _LAUNCH * len(plan.steps))
         return total
 
