@@ -11,7 +11,7 @@ import numpy as np
 from aforo_backends.contract import OVERWRITTEN
 
 from ..graph import PRIMITIVES, Place, Tensor, Variable
-from ..specs import FLOATS, Layout, Shape, Size, at
+from ..specs import FLOATS, Layout, Shape, Size, at, count
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,23 @@ class Draft:
     def writers(self) -> dict[int, int]:
         """For every value that is computed, the step that writes it."""
         return {value: index for index, step in enumerate(self.steps) for value in step.writes}
+
+    def givers(self, step: Step, written: int) -> list[int]:
+        """Inputs whose memory what the step writes may take, if it is their last reader: it looks at them as the output lies."""
+        out = self.values[written]
+        walk = Layout.dense(out.shape).walk
+        found = []
+        for position in step.overwrites:
+            read = step.reads[position].value
+            value = self.values[read]
+            if (
+                value.in_arena
+                and value.dtype == out.dtype
+                and count(value.shape) == count(out.shape)
+                and all(other.layout.walk == walk for other in step.reads if other.value == read)
+            ):
+                found.append(read)
+        return found
 
     def add_value(self, shape: Shape, dtype: str, place: Place, **home: object) -> int:
         self.values.append(Value(shape, dtype, place, **home))  # type: ignore[arg-type]
