@@ -132,7 +132,7 @@ class Draft:
         return {value: index for index, step in enumerate(self.steps) for value in step.writes}
 
     def givers(self, step: Step, written: int) -> list[int]:
-        """Inputs whose memory what the step writes may take, if it is their last reader: it looks at them as the output lies."""
+        """Inputs whose memory what the step writes may take, if it is their last reader: they lie as the output does."""
         out = self.values[written]
         walk = Layout.dense(out.shape).walk
         found = []

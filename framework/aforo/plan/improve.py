@@ -11,8 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from .draft import Draft
 
-_TRIES, _FEW = 300, 60
-_SMALL = 1 << 16  # bytes: a peak that is not worth more than a few tries
+_TRIES = ((1 << 12, 0), (1 << 16, 40), (1 << 60, 300))  # for peaks up to so many bytes
 _WORK = 80_000  # steps looked at by all tries
 _FEWEST = 8  # steps below which there is nothing to choose
 _GROUP = 12  # steps moved together; larger groups are rarely worth a try
@@ -65,9 +64,9 @@ class Usage:
         return most, at
 
 
-def improved(usage: Usage, before: Sequence[Collection[int]], order: list[int], share: float = 1.0) -> list[int]:
-    """An order with no higher a peak. before: for every step, those that must run before it; share: of the work allowed."""
-    return _Search(usage, before, order).run(share)
+def improved(usage: Usage, before: Sequence[Collection[int]], order: list[int]) -> list[int]:
+    """An order with no higher a peak. before: for every step, those that must run before it."""
+    return _Search(usage, before, order).run()
 
 
 class _Search:
@@ -84,12 +83,12 @@ class _Search:
             self.turn[index] = turn
         self.alive: list[int] | None = None
 
-    def run(self, share: float) -> list[int]:
+    def run(self) -> list[int]:
         n = len(self.order)
         if n < _FEWEST:
             return self.order
-        tries = round(share * min(_TRIES if self.most > _SMALL else _FEW, _WORK // n))
-        for _ in range(tries):
+        tries = next(tries for limit, tries in _TRIES if self.most <= limit)
+        for _ in range(min(tries, _WORK // n)):
             later = self.random.random() < 0.5
             moved = self._later() if later else self._earlier()
             if moved is None:

@@ -19,6 +19,8 @@ from .lower import for_backend, lower
 from .order import by_creation, by_release, settle
 from .verify import verify
 
+_PLACED = 4_000  # steps of all orders for which places are sought
+
 
 @dataclass(frozen=True)
 class PlannedValue:
@@ -162,12 +164,13 @@ def _placed(
 ) -> tuple[list[int], list[tuple[offsets.Interval, list[int]]], list[int]]:
     """An order, the buffers it needs, and their offsets."""
     usage = Usage(draft, nbytes)
-    orders = [by_release(draft, before, nbytes), by_creation(draft, before)]
-    first = min(orders, key=usage.peak)
+    first = [by_release(draft, before, nbytes), by_creation(draft, before)]
+    orders = {tuple(order): usage.peak(order)[0] for order in [*(improved(usage, before, each) for each in first), *first]}
     best: tuple[int, list[int], list[tuple[offsets.Interval, list[int]]], list[int]] | None = None
-    for order in dict.fromkeys(map(tuple, [min((improved(usage, before, each) for each in orders), key=usage.peak), first])):
-        if best is not None and best[0] <= usage.peak(order)[0]:
-            break  # the first order would need more even if it were placed without a gap
+    few = max(1, _PLACED // max(1, len(draft.steps)))
+    for order, bound in sorted(orders.items(), key=lambda each: each[1])[:few]:
+        if best is not None and best[0] <= bound:
+            break  # what needs more at once is no better even when placed without a gap
         buffers = _share(draft, list(order), nbytes)
         found = offsets.place([interval for interval, _ in buffers])
         peak = max((where + interval.nbytes for where, (interval, _) in zip(found, buffers, strict=True)), default=0)
