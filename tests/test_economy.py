@@ -15,6 +15,7 @@ from test_graphs import NETS, compiled, data, one, sketch
 
 import aforo as af
 from aforo import training
+from aforo.device import CPU, device
 from aforo.economy import choose
 from aforo.graph import BACKWARD, FORWARD, merge, verify
 from aforo.plan import make_plan
@@ -65,7 +66,7 @@ def uniform(depth: int, width: int, activation: str = "tanh", optimizer: Any = "
 
 
 def flops(model: af.Model, way: Way, batch: int) -> int:
-    plan = make_plan(way.graph(model.graph(TRAINING), TRAINING), model.profile, {"batch": batch})
+    plan = make_plan(way.graph(model.graph(TRAINING), TRAINING), CPU.profile, {"batch": batch})
     return sum(at(step.flops, plan.sizes) for step in plan.steps)
 
 
@@ -142,7 +143,7 @@ def test_statistics_of_a_batch_are_those_of_each_micro_batch_and_fit_says_so(cap
 def choose_least(model: af.Model, batch: int) -> int:
     """The smallest budget, from the error for a budget of one byte."""
     with pytest.raises(af.Error) as error:
-        choose(model, batch, 1, model.profile)
+        choose(model, batch, 1, CPU)
     return int(str(error.value).rpartition("memory_budget=")[2])
 
 
@@ -233,7 +234,7 @@ def test_recomputation_of_twenty_uniform_layers() -> None:
 
     def activations(way: Way) -> float:
         """Values of a layer's size that the arena holds beside the two gradients at hand."""
-        plan = make_plan(way.graph(graph, TRAINING), model.profile, sizes)
+        plan = make_plan(way.graph(graph, TRAINING), CPU.profile, sizes)
         return plan.arena_bytes / one_layer - 2
 
     all_kept = activations(Way())
@@ -245,8 +246,8 @@ def test_recomputation_of_twenty_uniform_layers() -> None:
     assert any(times >= 1.8 and extra <= 0.16 for times, extra in found)
     assert any(times >= 2.5 and extra <= 0.25 for times, extra in found)
     third = Way(batch, batch // 4)
-    plan = make_plan(model.graph(NEXT), model.profile, {"batch": third.rows, "whole batch": batch})
-    assert plan.arena_bytes * 3 <= make_plan(graph, model.profile, sizes).arena_bytes
+    plan = make_plan(model.graph(NEXT), CPU.profile, {"batch": third.rows, "whole batch": batch})
+    assert plan.arena_bytes * 3 <= make_plan(graph, CPU.profile, sizes).arena_bytes
 
 
 def test_cheap_operations_are_repeated_first() -> None:
@@ -254,7 +255,7 @@ def test_cheap_operations_are_repeated_first() -> None:
     model = uniform(20, 64, "sin")
     graph, sizes = model.graph(TRAINING), {"batch": 512}
     way = Way(512, 0, round(kept_bytes(graph, sizes) * 0.55))
-    before, after = (make_plan(g, model.profile, sizes).arena_bytes for g in (graph, way.graph(graph, TRAINING)))
+    before, after = (make_plan(g, CPU.profile, sizes).arena_bytes for g in (graph, way.graph(graph, TRAINING)))
     assert after < 0.6 * before
     assert flops(model, way, 512) < 1.01 * flops(model, Way(), 512)
 
@@ -266,7 +267,7 @@ def test_copies_run_when_the_backward_gets_to_them_and_are_never_merged_away() -
     verify(again)
     assert len(merge(again).nodes) == len(again.nodes) > len(graph.nodes)
     assert list(again.updates) == list(graph.updates) and not again.outputs
-    plan = make_plan(again, model.profile, sizes)
+    plan = make_plan(again, CPU.profile, sizes)
     forward, backward = (
         [i for i, step in enumerate(plan.steps) if step.op == "matmul" and step.place.phase == phase]
         for phase in (FORWARD, BACKWARD)
@@ -288,7 +289,7 @@ def test_a_graph_with_nothing_to_give_up_stays_as_it_is() -> None:
 def test_random_operations_are_copied_and_variables_are_written_once() -> None:
     model = deep(DEEP["dropout, deep"])
     graph, sizes = model.graph(TRAINING), {"batch": 20}
-    plan = make_plan(recomputed(graph, least_bytes(graph, sizes), sizes), model.profile, sizes)
+    plan = make_plan(recomputed(graph, least_bytes(graph, sizes), sizes), CPU.profile, sizes)
     assert sum(step.op == "uniform" for step in plan.steps) > 5
     written = [variable for step in plan.steps for write in step.writes if (variable := plan.values[write.value].variable)]
     assert set(written) == set(graph.updates)
@@ -404,15 +405,15 @@ def test_the_choice_is_reported_by_memory_and_is_the_same_every_time() -> None:
     model = uniform(12, 32)
     budget = model.memory(600).total_bytes // 2
     report = model.memory(600, memory_budget=budget)
-    found = choose(model, 600, budget, model.profile)
+    found = choose(model, 600, budget, CPU)
     assert report.total_bytes == found.total_bytes <= budget
     assert report.optimizer_state_bytes >= sum(4 * weight.size for weight in model.weights), "the sums of gradients"
     assert sum(row.held_bytes for row in report.layers) == report.lower_bound_bytes <= report.arena_bytes
-    other = choose(uniform(12, 32), 600, budget, model.profile)
+    other = choose(uniform(12, 32), 600, budget, CPU)
     assert found.way == other.way and [str(plan) for plan in found.plans.values()] == [
         str(plan) for plan in other.plans.values()
     ]
-    assert choose(model, 600, budget, af.device.device("cuda").profile).total_bytes <= budget
+    assert choose(model, 600, budget, device("cuda")).total_bytes <= budget
 
 
 def test_too_small_a_budget_names_the_smallest_that_would_do() -> None:
@@ -494,7 +495,7 @@ def test_budgets_hold_on_the_simulated_device(uncollected: None) -> None:
     x, y = samples(48)
     before = af.memory.allocated("simulated")
     there = deep(STACKS["dropout"], "adam", width=40).to("simulated")
-    budget = choose(there, 48, 1 << 30, there.profile).total_bytes - 512
+    budget = choose(there, 48, 1 << 30, device("simulated")).total_bytes - 512
     plan = there.fit(x, y, batch_size=48, epochs=2, seed=1, verbose=0, memory_budget=budget).plan
     assert plan.way != Way()
     assert af.memory.allocated("simulated") - before == plan.total_bytes <= budget

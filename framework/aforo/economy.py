@@ -10,9 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
-from aforo_backends.contract import Profile
-
 from .collector import uncollected
+from .device import Device
 from .errors import InvalidValue, explain
 from .graph import FORWARD, LOSS, Graph
 from .plan import Plan, make_plan, owned_bytes
@@ -38,7 +37,7 @@ class Choice:
     micro_batch    rows that run at once; the batch size, if there are no micro-batches
     recomputed     layers of which the backward computes forward values again
     extra_flops    operations beyond those of the plain step, as a part of these
-    total_bytes    every byte that fit's programs own
+    total_bytes    every byte that fit owns: its programs', and those of data that lies on a device with its own memory
     mixing         layers that compute across the samples of a batch: with micro-batches, across those of a micro-batch
     """
 
@@ -68,33 +67,54 @@ class Choice:
         return what
 
 
+@dataclass(frozen=True)
+class Data:
+    """How many rows fit goes through, and how many it validates with; None: not known."""
+
+    rows: int | None = None
+    validation_rows: int = 0
+
+
+_UNKNOWN = Data()
+
+
 @uncollected
 def choose(
     model: Model,
     batch_size: int,
     budget: int,
-    profile: Profile,
+    device: Device,
     weighted: bool = False,
-    evaluated: tuple[int, bool] | None = None,
+    validation_weighted: bool = False,
+    data: Data = _UNKNOWN,
 ) -> Choice:
     """The way of least time for batches of that size within that many bytes of a device.
 
-    weighted: with a weight for each sample. evaluated: the rows of a batch, and whether with weights, if evaluations run in
-    between. Raises, with the smallest budget that would do, if nothing fits.
+    weighted, validation_weighted: with a weight for each sample. Raises, with the smallest budget that would do, if nothing
+    fits.
     """
-    return _Search(model, batch_size, budget, profile, weighted, evaluated).best()
+    return _Search(model, batch_size, budget, device, weighted, validation_weighted, data).best()
 
 
 class _Search:
     def __init__(
-        self, model: Model, batch: int, budget: int, profile: Profile, weighted: bool, evaluated: tuple[int, bool] | None
+        self,
+        model: Model,
+        batch_size: int,
+        budget: int,
+        device: Device,
+        weighted: bool,
+        validation_weighted: bool,
+        data: Data,
     ) -> None:
         self.model = model
-        self.batch = batch
+        self.batch = min(batch_size, data.rows or batch_size)
+        self.validation = min(batch_size, data.validation_rows)
         self.budget = budget
+        self.device = device
+        self.weights = {EVALUATION: validation_weighted, UPDATING: False}
         self.weighted = weighted
-        self.evaluated = evaluated
-        self.profile = profile
+        self.data = data
         self._plans: dict[tuple[str, Way, int], Plan] = {}
         self._totals: dict[Way, int] = {}
 
@@ -200,20 +220,25 @@ class _Search:
         return self._totals[way]
 
     def _owned(self, way: Way, kinds: Sequence[str]) -> int:
-        return sum(owned_bytes([self._plan(kind, way) for kind in kinds]).values())
+        return sum(owned_bytes([self._plan(kind, way) for kind in kinds]).values()) + self.data_bytes(way)
+
+    def data_bytes(self, way: Way) -> int:
+        """What of the data lies on a device with its own memory."""
+        if self.data.rows is None or not self.device.profile.resident:
+            return 0
+        from .memory.data import held_data
+
+        rows, rest = self.data.rows, self.data.validation_rows
+        held = held_data(self.model, self.device, way.rows or self.batch, rows, rest, self.weighted)
+        return sum(each.nbytes for each in held if each.where == str(self.device))
 
     def plans(self, way: Way) -> dict[str, Plan]:
         """The plans of everything that runs, by kind."""
-        return {kind + "+weights" * self._has_weights(kind): self._plan(kind, way) for kind in self.kinds(way)}
+        return {kind + "+weights" * self.weights.get(kind, self.weighted): self._plan(kind, way) for kind in self.kinds(way)}
 
     def kinds(self, way: Way) -> list[str]:
         """What runs, the least demanding last."""
-        return [EVALUATION] * (self.evaluated is not None) + ([NEXT, UPDATING, FIRST] if way.rows else [TRAINING])
-
-    def _has_weights(self, kind: str) -> bool:
-        if kind == EVALUATION:
-            return self.evaluated is not None and self.evaluated[1]
-        return self.weighted and kind != UPDATING
+        return [EVALUATION] * bool(self.validation) + ([NEXT, UPDATING, FIRST] if way.rows else [TRAINING])
 
     def _plan(self, kind: str, way: Way) -> Plan:
         sizes = {"batch": way.rows or self.batch}
@@ -221,13 +246,12 @@ class _Search:
             sizes[WHOLE] = self.batch
         elif kind == UPDATING:
             way, sizes = Way(), {"batch": 1}
-        elif kind == EVALUATION and self.evaluated is not None:
-            rows = self.evaluated[0]
-            way, sizes = Way(), {"batch": min(way.rows or rows, rows)}
+        elif kind == EVALUATION:
+            way, sizes = Way(), {"batch": min(way.rows or self.validation, self.validation)}
         key = kind, way, sizes["batch"]
         if key not in self._plans:
-            graph = way.graph(self.model.graph(kind, self._has_weights(kind)), kind)
-            self._plans[key] = make_plan(graph, self.profile, sizes)
+            graph = way.graph(self.model.graph(kind, self.weights.get(kind, self.weighted)), kind)
+            self._plans[key] = make_plan(graph, self.device.profile, sizes)
         return self._plans[key]
 
     def runs(self, way: Way) -> Iterator[tuple[Plan, dict[str, int], int]]:
@@ -267,7 +291,7 @@ class _Search:
             micro_batch=way.rows or self.batch,
             recomputed=_more(graph, again),
             extra_flops=self.flops(way) / self.flops(Way()) - 1,
-            total_bytes=self.total(way),
+            total_bytes=self._owned(way, self.kinds(way)),
             mixing=_mixing(graph),
         )
 

@@ -24,7 +24,7 @@ from .specs import BATCH, Shape, written
 from .topology import Structure, Topology, capture
 
 if TYPE_CHECKING:
-    from aforo_backends.contract import Profile
+    from aforo_backends.contract import Backend
 
     from .callbacks import Callback
     from .history import History
@@ -334,11 +334,6 @@ class Model(Layer):
         return self._workspace.program(key, batch, lambda: self._way.graph(self.graph(kind, weighted), kind), whole)
 
     @property
-    def profile(self) -> Profile:
-        """What its device tells a planner."""
-        return self._device.profile
-
-    @property
     def way(self) -> steps.Way:
         """How its training steps run."""
         return self._way
@@ -445,6 +440,11 @@ class Model(Layer):
     def device(self) -> str:
         return str(self._device)
 
+    @property
+    def backend(self) -> Backend:
+        """What runs its programs."""
+        return self._device.backend
+
     def to(self, device: Any) -> Model:
         """Move weights, optimizer slots and counters to a device: all of them, or none. Returns the model."""
         target = devices.device(device)
@@ -466,13 +466,21 @@ class Model(Layer):
         training: bool = True,
         device: Any = None,
         length: int | None = None,
+        *,
+        rows: int | None = None,
+        validation_rows: int = 0,
+        weighted: bool = False,
+        programs: Sequence[str] | None = None,
         memory_budget: int | str | None = None,
     ) -> Report:
         """Every byte a training step (or a prediction) of this batch size owns, from the plan that would run.
 
-        length: time steps, for models whose inputs have a time axis. memory_budget: training runs as `fit` would with it.
+        length: time steps, for models whose inputs have a time axis. rows, validation_rows: those of a fit; data_bytes is what
+        it holds besides, and batches are no larger than the data. weighted: with a weight for each sample or class.
+        programs: several of "training", "evaluation" and "prediction", for a model that runs them all in one arena.
+        memory_budget: training runs as `fit` would within it.
         """
-        from .memory import report
+        from .memory.measure import report
 
         if length is not None:
             raise InvalidValue(
@@ -483,8 +491,20 @@ class Model(Layer):
                     fix="model.memory(batch_size)",
                 )
             )
+        more = {"rows": rows, "validation_rows": validation_rows, "weighted": weighted, "programs": programs}
+        return report(self, batch_size, training, device, memory_budget=memory_budget, **more)  # type: ignore[arg-type]
 
-        return report(self, batch_size, training, device, memory_budget)
+    def max_batch_size(self, budget: Any, training: bool = True, device: Any = None) -> int:
+        """The largest batch size with memory(batch_size, training, device).total_bytes within the budget.
+
+        It fits, and one more does not. budget: bytes, or text: "8GiB" is binary, "8GB" decimal. What the report lists outside
+        (`reserve`) is not counted. Where an arena misses its lower bound the total may fall from one size to the next, so that
+        several sizes are such an edge: this is the largest that fits if it is less than 32 below the last that the lower bounds
+        let through, else one edge below.
+        """
+        from .memory.inverse import max_batch_size
+
+        return max_batch_size(self, budget, training, device)
 
     def summary(self) -> None:
         """Print the layers, their output shapes and parameters."""

@@ -25,6 +25,8 @@ from .specs import BATCH, INTEGERS
 from .steps import EVALUATION, FIRST, NEXT, PREDICTION, TRAINING, UPDATING, Way
 
 if TYPE_CHECKING:
+    from aforo_backends.contract import Feed
+
     from .economy import Choice
     from .model import Model
     from .program import Program
@@ -106,43 +108,48 @@ def _inputs(model: Model, x: Any, what: str) -> list[tuple[Variable, Array]]:
     return columns
 
 
-def _run(
-    model: Model, batches: Batches, kind: str, batch_size: int, order: Array | None = None
-) -> Iterator[tuple[int, Program]]:
+def _feed(model: Model, batches: Batches, batch_size: int, again: bool = False) -> Feed:
+    """How the data gets into the batch slots; `again`: it is walked over many times."""
+    return model.backend.feed([values for _, values in batches.columns], min(batch_size, batches.rows), again)
+
+
+def _run(model: Model, batches: Batches, kind: str, batch_size: int, feed: Feed | None = None) -> Iterator[tuple[int, Program]]:
     """Run a program over the data, batch by batch; after each, the number of rows done and the program."""
     if kind == TRAINING:
         for weight in model.weights:
             devices.preserve(weight.variable)
+    rows = model.way.rows if kind == TRAINING else 0
+    if feed is None and batches.rows > (rows or batch_size):
+        feed = _feed(model, batches, rows or batch_size)
     for start in range(0, batches.rows, batch_size):
         stop = min(start + batch_size, batches.rows)
-        if kind == TRAINING and model.way.rows:
-            program = _in_parts(model, batches, start, stop, order)
+        if rows:
+            program = _in_parts(model, batches, start, stop, feed)
         else:
             program = model.program(kind, stop - start, batches.weighted)
-            _load(program, batches, start, stop, order)
+            _load(program, batches, start, stop, feed)
             program.run()
         yield stop, program
 
 
-def _load(program: Program, batches: Batches, start: int, stop: int, order: Array | None) -> None:
-    """Write rows of the data, or of an order of it, into the program's batch slots."""
-    slots, backend = program.slots, program.backend
-    for slot, values in batches.columns:
-        if slot not in slots:
-            continue  # a loss may ignore its targets
-        if order is None:
-            backend.copy_in(slots[slot], values[start:stop])
-        else:
-            backend.gather(slots[slot], values, order[start:stop])
+def _load(program: Program, batches: Batches, start: int, stop: int, feed: Feed | None) -> None:
+    """Write rows of the data into the program's batch slots; without a feed, all of them."""
+    slots = [program.slots.get(slot) for slot, _ in batches.columns]  # a loss may ignore its targets
+    if feed is not None:
+        feed.put(slots, start, stop)
+        return
+    for slot, (_, values) in zip(slots, batches.columns, strict=True):
+        if slot is not None:
+            program.backend.copy_in(slot, values)
 
 
-def _in_parts(model: Model, batches: Batches, start: int, stop: int, order: Array | None) -> Program:
+def _in_parts(model: Model, batches: Batches, start: int, stop: int, feed: Feed | None) -> Program:
     """One training step in micro-batches: their gradients are added up, then there is one update."""
     rows = model.way.rows
     for begin in range(start, stop, rows):
         end = min(begin + rows, stop)
         program = model.program(FIRST if begin == start else NEXT, end - begin, batches.weighted, whole=stop - start)
-        _load(program, batches, begin, end, order)
+        _load(program, batches, begin, end, feed)
         program.run()
     program = model.program(UPDATING, 1)
     program.run()
@@ -189,9 +196,9 @@ def on_batch(
         return _reported(model, _means(model, batches.rows))
 
 
-def _evaluated(model: Model, batches: Batches, batch_size: int, prefix: str = "") -> dict[str, float]:
+def _evaluated(model: Model, batches: Batches, batch_size: int, feed: Feed | None = None, prefix: str = "") -> dict[str, float]:
     _reset(model)
-    for _ in _run(model, batches, EVALUATION, batch_size):
+    for _ in _run(model, batches, EVALUATION, batch_size, feed):
         pass
     return _means(model, batches.rows, prefix)
 
@@ -337,11 +344,11 @@ def _within(model: Model, batches: Batches, batch_size: int, budget: int | None,
     if budget is None:
         model.adopt(Way())
         return None
-    from .economy import choose  # loads the planner
+    from .economy import Data, choose  # loads the planner
 
-    rows = min(batch_size, batches.rows)
-    evaluated = None if validation is None else (min(batch_size, validation.rows), validation.weighted)
-    choice = choose(model, rows, budget, model.profile, batches.weighted, evaluated)
+    data = Data(batches.rows, 0 if validation is None else validation.rows)
+    evaluated = validation is not None and validation.weighted
+    choice = choose(model, batch_size, budget, devices.device(model.device), batches.weighted, evaluated, data)
     model.adopt(choice.way, choice.plans)
     return choice
 
@@ -370,17 +377,21 @@ def _train(
     after_batch = _overridden(callbacks, "on_train_batch_end")
     call("on_train_begin", {})
     logs: dict[str, float] = {}
+    piece = model.way.rows or batch_size
+    feed = _feed(model, batches, piece, again=True)
+    held_out = _feed(model, validation, piece, again=True) if validation is not None else None
     with reporter(shown, epochs.stop) as report:
         for epoch in epochs:
             call("on_epoch_begin", epoch, {})
             started = perf_counter()
             report.start(epoch, batches.rows)
-            order = generator(seed, f"shuffle/{epoch}").permutation(batches.rows) if shuffle else None
+            feed.arrange(None)  # before there is another order
+            feed.arrange(generator(seed, f"shuffle/{epoch}").permutation(batches.rows) if shuffle else None)
             _reset(model)
             done = 0
             for function in before_batch:
                 function(0, {})
-            for number, (stop, _) in enumerate(_run(model, batches, TRAINING, batch_size, order)):
+            for number, (stop, _) in enumerate(_run(model, batches, TRAINING, batch_size, feed)):
                 report.advance(stop - done)
                 done = stop
                 if after_batch:
@@ -395,7 +406,7 @@ def _train(
                         function(number + 1, {})
             logs = _means(model, done)
             if validation is not None:
-                logs |= _evaluated(model, validation, model.way.rows or batch_size, "val_")
+                logs |= _evaluated(model, validation, piece, held_out, "val_")
             report.end(epoch, logs, perf_counter() - started)
             history.record(epoch, logs)
             model.epochs_trained += done == batches.rows  # whole epochs only
