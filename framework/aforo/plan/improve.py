@@ -11,7 +11,8 @@ from collections.abc import Callable, Collection, Sequence
 
 from .draft import Draft
 
-_TRIES = ((1 << 12, 0), (1 << 16, 40), (1 << 60, 300))  # for peaks up to so many bytes
+_TRIES = 300
+_SMALL = 1 << 16  # bytes: a peak that is not worth a search
 _WORK = 80_000  # steps looked at by all tries
 _FEWEST = 8  # steps below which there is nothing to choose
 _GROUP = 12  # steps moved together; larger groups are rarely worth a try
@@ -85,10 +86,9 @@ class _Search:
 
     def run(self) -> list[int]:
         n = len(self.order)
-        if n < _FEWEST:
+        if n < _FEWEST or self.most < _SMALL:
             return self.order
-        tries = next(tries for limit, tries in _TRIES if self.most <= limit)
-        for _ in range(min(tries, _WORK // n)):
+        for _ in range(min(_TRIES, _WORK // n)):
             later = self.random.random() < 0.5
             moved = self._later() if later else self._earlier()
             if moved is None:
