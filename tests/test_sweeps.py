@@ -118,7 +118,7 @@ def test_without_widths_build_takes_no_argument() -> None:
 
 
 def test_the_formula_says_b_times_n() -> None:
-    """20-n×4-10 with momentum, by hand: 3·n² weights and as many slots, and at most one layer's gradient at the peak, 4 bytes each."""
+    """20-n×4-10 with momentum, by hand: 3·n² weights, as many slots, at most one layer's gradient at the peak, 4 bytes each."""
     s = af.memory.sweep(build, [4096, 8192, 16384, 32768], [256, 512, 768, 1024, 1536])
     f = s.formula
     assert 4 * (3 + 3) * 0.99 < f.per_unit_pair < 4 * (3 + 3 + 1) * 1.01  # or less of it, where another instruction is the peak
