@@ -16,7 +16,7 @@ from ..settings import flag, whole
 from ..specs import at
 from ..steps import EVALUATION, PREDICTION, TRAINING
 from .data import held_data
-from .report import Holder, LayerRow, Moment, Report, Timeline
+from .report import Held, Holder, LayerRow, Moment, Report, Timeline
 
 if TYPE_CHECKING:
     from ..model import Model
@@ -64,19 +64,32 @@ def report(
         return make_plan(graph, target.profile, {"batch": min(batch_size, limit or batch_size)})
 
     if memory_budget is None or TRAINING not in kinds:
-        plans = [planned(kind) for kind in kinds]
+        plans = [planned(kind) for kind in kinds]  # the first graph decides what targets look like
     else:
         budget = as_bytes(memory_budget)
         found = choose(model, batch_size, budget, target, weighted, weighted, Data(rows, validation_rows))
         plans = [*found.plans.values(), *(planned(kind) for kind in kinds if kind == PREDICTION)]
     data = held_data(model, target, batch_size, rows, validation_rows, weighted) if rows is not None else ()
+    return report_of(model, batch_size, kinds, target, plans, rows, data)
+
+
+def report_of(
+    model: Model,
+    batch_size: int,
+    programs: tuple[str, ...],
+    target: devices.Device,
+    plans: Sequence[Plan],
+    rows: int | None = None,
+    data: tuple[Held, ...] = (),
+) -> Report:
+    """The report of plans that share one arena; layers and timeline are those of the plan that needs most of it."""
     roles = owned_bytes(plans)
     main = max(plans, key=lambda plan: plan.arena_bytes)
     return Report(
         device=str(target),
         batch_size=batch_size,
-        training=TRAINING in kinds,
-        programs=kinds,
+        training=TRAINING in programs,
+        programs=programs,
         parameters_bytes=roles[PARAMETERS],
         optimizer_state_bytes=roles[OPTIMIZER_STATE],
         state_bytes=roles[STATE],
