@@ -196,11 +196,12 @@ class _Search:
             kind = NEXT if rows else TRAINING
             limit = least_bytes(self.model.graph(kind, self.weighted), {"batch": rows or self.batch})
             ends.append(Way(self.batch, rows, limit))
-        needed = min(self._owned(way, self.kinds(way)) for way in [Way(), *ends])
+        needed, way = min(((self._owned(way, self.kinds(way)), way) for way in [Way(), *ends]), key=lambda each: each[0])
+        how = ["micro-batches of one row"] * bool(way.rows) + ["activations computed again"] * (way.kept is not None)
         raise InvalidValue(
             explain(
                 f"no way to run batches of {self.batch} rows fits the budget.",
-                expected=f"at least {needed:,} bytes ({bytes_written(needed)}), with micro-batches of one row or recomputation",
+                expected=f"at least {needed:,} bytes ({bytes_written(needed)}), with {' and '.join(how) or 'whole batches'}",
                 received=f"{self.budget:,} bytes ({bytes_written(self.budget)})",
                 fix=f"memory_budget={needed}",
             )

@@ -556,7 +556,7 @@ class Model(Layer):
         """The largest batch size with memory(batch_size, training, device).total_bytes within the budget.
 
         It fits, and one more does not. budget: bytes, or text: "8GiB" is binary, "8GB" decimal. What the report lists outside
-        (`reserve`) is not counted. Where an arena misses its lower bound the total may fall from one size to the next, so that
+        (`reserve`) is not counted. Where a search finds a better plan the total may fall from one size to the next, so that
         several sizes are such an edge: this is the largest that fits if it is less than 32 below the last that the lower bounds
         let through, else one edge below.
         """

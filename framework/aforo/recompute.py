@@ -21,6 +21,7 @@ from .specs import at, value_bytes
 
 _CUTS = 160  # cuts looked at
 _STEPS = 1024  # into which the limit is divided
+_ONCE = ("scan", "result")  # loops over time run once: what the backward needs of them is kept
 
 Array = np.ndarray[Any, Any]
 
@@ -71,7 +72,6 @@ class _Forward:
         self.is_kept: list[bool] = []
         pinned = {id(node) for node in (*graph.outputs.values(), *graph.updates.values())}
         self.held: set[int] = set()  # values that must be there to the end, or that others than the forward read early
-        inside: set[int] = set()
         for node in graph.nodes:
             key = id(node)
             places = [self.place[id(x)] for x in node.inputs if id(x) in self.place]
@@ -80,12 +80,7 @@ class _Forward:
                     self.later.add(key)
                 for p in places:
                     self.is_kept[p] = True
-            elif (
-                node.place.phase in (FORWARD, LOSS)
-                and all(not x.inputs or id(x) in inside for x in node.inputs)
-                and node.inputs
-            ):
-                inside.add(key)
+            elif node.place.phase in (FORWARD, LOSS) and node.inputs and node.op not in _ONCE:
                 if node.primitive.view is not None:
                     if places:
                         self.place[key] = places[0]
