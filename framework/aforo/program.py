@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from aforo_backends.contract import ADDED_PRODUCT, Instruction, Storage
 
-from .device import Device, DeviceFull, Generation, fill, forget, materialise, opened, strided
+from .device import Device, DeviceFull, Generation, fill, forget, grows, materialise, opened, strided
 from .graph import BATCH, Graph
 from .specs import Layout, at, value_bytes
 
@@ -36,6 +36,7 @@ class Program:
 
         backend = device.backend
         views: dict[tuple[int, Operand], Any] = {}
+        self._held: dict[int, Storage] = {}  # what it runs on stays while it may run
 
         def located(operand: Operand) -> tuple[Storage, Any]:
             value = plan.values[operand.value]
@@ -45,6 +46,7 @@ class Program:
             elif value.constant is not None:
                 storage = constants[value.constant]
             assert storage is not None
+            self._held[id(storage)] = storage
             return storage, strided(operand.layout, value.dtype, sizes, value.offset or 0)
 
         def array(operand: Operand) -> Any:
@@ -113,9 +115,9 @@ class Workspace:
 
     def program(self, kind: str, batch: int, graph: Callable[[], Graph], whole: int = 0) -> Program:
         """The program of that kind, ready to run on a batch of that many rows. whole: of the batch that this is a part of."""
-        program = self.programs.get((kind, batch, whole))
-        if program is None or self._generation != Generation.current:
-            program = self._bind(kind, batch, graph, whole)
+        if (kind, batch, whole) not in self.programs or self._generation != Generation.current:
+            self._bind(kind, batch, graph, whole)
+        program = self.programs[kind, batch, whole]
         if program is not self.active:
             program.activate(self._sized)
             self.active = program
@@ -126,7 +128,7 @@ class Workspace:
         arena = max(plan.arena_bytes for plan in plans.values())
         return self.arena_bytes <= arena and all(self.plans.get(kind) == plan for kind, plan in plans.items())
 
-    def _bind(self, kind: str, batch: int, graph: Callable[[], Graph], whole: int) -> Program:
+    def _bind(self, kind: str, batch: int, graph: Callable[[], Graph], whole: int) -> None:
         from .plan import make_plan, verify  # loaded with the first plan: it is a quarter of the time of `import aforo`
 
         sizes = {"batch": batch, WHOLE: whole} if whole else {"batch": batch}
@@ -136,6 +138,9 @@ class Workspace:
             self.programs = {key: bound for key, bound in self.programs.items() if key[0] != kind}
         elif plan.sizes["batch"] != batch:
             verify(plan, sizes)
+        if any(grows(variable, plan.sizes, self.device) for variable in plan.variables):
+            self.programs.clear()  # they hold on to the smaller memory
+            self.active = None
         try:
             for variable in plan.variables:
                 materialise(variable, plan.sizes, self.device)
@@ -149,9 +154,7 @@ class Workspace:
         if len(self.programs) >= _KEPT_PROGRAMS:
             self.programs.pop(next(iter(self.programs)))
         self.active = None
-        program = Program(plan, sizes, self.device, self.arena, self.constants, self.tf32)
-        self.programs[kind, batch, whole] = program
-        return program
+        self.programs[kind, batch, whole] = Program(plan, sizes, self.device, self.arena, self.constants, self.tf32)
 
     def _give_up(self, kind: str, plan: Plan) -> None:
         """Hold nothing of the size that had no room, so that a smaller batch finds all of it."""
