@@ -7,7 +7,7 @@ be computed again instead of kept; or both. Each way is planned, and its plans s
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn
 
 from .collector import uncollected
@@ -42,7 +42,7 @@ class Choice:
     """
 
     way: Way
-    plans: dict[str, Plan]
+    plans: dict[str, Plan] = field(repr=False)
     budget: int
     batch_size: int
     micro_batch: int

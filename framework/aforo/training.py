@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import device as devices
-from .budget import as_bytes
 from .callbacks import Callback, LazyLogs
 from .checks import as_array, as_inputs, as_targets, check_finite, check_same_rows, sample_weights
 from .errors import InvalidType, InvalidValue, explain
@@ -320,7 +319,7 @@ def fit(
         shuffle = flag("shuffle", shuffle)
         shown = level(verbose)
         called = _check_callbacks(callbacks)
-        budget = None if memory_budget is None else as_bytes(memory_budget)
+        budget = _budget(memory_budget)
         chosen = shuffle_seed() if seed is None else check_seed(seed)
         with revertible():
             batches, validation = _split(
@@ -337,6 +336,14 @@ def fit(
         history = History(plan)
         _train(model, history, batches, validation, range(initial_epoch, epochs), batch_size, shuffle, chosen, shown, called)
         return history
+
+
+def _budget(memory_budget: Any) -> int | None:
+    if memory_budget is None:
+        return None
+    from .budget import as_bytes  # loads what reads text
+
+    return as_bytes(memory_budget)
 
 
 def _within(model: Model, batches: Batches, batch_size: int, budget: int | None, validation: Batches | None) -> Choice | None:
