@@ -12,10 +12,11 @@ from .draft import Draft
 def dependencies(draft: Draft) -> list[set[int]]:
     """For every step, the steps that must run before it.
 
-    Those that write what it reads; and before the first write of a variable's new value, every reader of its old one.
+    Those that write what it reads or waits for; and before the first write of a variable's new value, every reader of its old
+    one.
     """
     writer = draft.writers()
-    before = [{writer[read.value] for read in step.reads if read.value in writer} for step in draft.steps]
+    before = [{writer[value] for value in step.needs if value in writer} for step in draft.steps]
     readers = draft.readers()
     for variable, chain in draft.chains.items():
         old = draft.old.get(variable)
