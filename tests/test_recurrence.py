@@ -948,3 +948,25 @@ def test_the_largest_batch_of_sequences_fits_and_one_more_does_not() -> None:
     report = model.memory(rows, length=40, rows=1000)
     assert report.length == 40 and "40 time steps" in str(report)
     assert report.data_bytes == 1000 * (40 * 3 * 4 + 4 + 8)  # sequences, targets, and the order of the rows
+
+
+@pytest.mark.parametrize("part", [0.9, 0.6, 0.35])
+def test_sequences_are_fitted_within_a_budget_with_the_same_weights(part: float) -> None:
+    x, y = data(40, 12, 3).astype("float32"), data(40, 1, seed=1).astype("float32")
+    trained = []
+    for within in (None, part):
+        af.set_seed(3)
+        inputs = af.Input([None, 3])
+        back = af.Feedback([2])
+        out = af.Dense(2)(af.GRU(6, return_sequences=True)(af.Concatenate()([inputs, back])))
+        back.connect(out)
+        deep = af.Dense(20, "tanh")(af.Dense(20, "tanh")(out))
+        model = af.Model(inputs, af.Dense(1)(af.LSTM(5)(deep)))
+        model.compile(loss="mse", optimizer="adam")
+        budget = within and int(within * model.memory(20, length=12).total_bytes)
+        model.fit(x, y, batch_size=20, epochs=2, verbose=0, seed=1, memory_budget=budget)
+        if budget:
+            assert model.memory(20, length=12, memory_budget=budget).total_bytes <= budget
+        trained.append(model.get_weights())
+    for a, b in zip(*trained, strict=True):
+        assert_close(a, b, 1e-5)

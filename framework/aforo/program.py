@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aforo_backends.contract import Storage
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .plan import Constant, Plan
 
 Sizes = Mapping[str, int]
+WHOLE = "whole batch"  # the size that stands for the rows of a batch of which a program sees a part
 _KEPT_PROGRAMS = 16
 
 
@@ -46,15 +47,17 @@ class Program:
         scalar = Layout.dense(())
         self.backend = backend
         self._sized = [
-            (backend.view(constants[each], strided(scalar, each.dtype, sizes)), each.at(sizes))
+            (each, backend.view(constants[each], strided(scalar, each.dtype, sizes)), each.at(sizes))
             for each in plan.constants
             if each.is_sized
         ]
 
-    def activate(self) -> None:
-        """Write the constants that depend on the sizes; another program may have left its own."""
-        for array, value in self._sized:
-            self.backend.copy_in(array, value)
+    def activate(self, held: dict[Constant, Any]) -> None:
+        """Write the constants that depend on the sizes, where another program has left its own. held: what each holds now."""
+        for constant, array, value in self._sized:
+            if held.get(constant) != value:
+                self.backend.copy_in(array, value)
+                held[constant] = value
 
 
 class Workspace:
@@ -70,8 +73,9 @@ class Workspace:
         self.arena_bytes = 0
         self.constants: dict[Constant, Storage] = {}
         self.plans: dict[str, Plan] = {}
-        self.programs: dict[tuple[str, int, int], Program] = {}
+        self.programs: dict[tuple[str, int, int, int], Program] = {}
         self.active: Program | None = None
+        self._sized: dict[Constant, Any] = {}
         self._generation = Generation.current
 
     @property
@@ -79,15 +83,23 @@ class Workspace:
         """Bytes of the arena and the constants."""
         return sum(storage.nbytes for storage in (self.arena, *self.constants.values()) if storage is not None)
 
-    def program(self, kind: str, batch: int, graph: Callable[[], Graph], time: int = 1) -> Program:
-        """The program of that kind, ready to run on a batch of that many rows, of that many time steps."""
-        if (kind, batch, time) not in self.programs or self._generation != Generation.current:
-            self._bind(kind, sizes_of(batch, time), graph)
-        program = self.programs[kind, batch, time]
+    def program(self, kind: str, batch: int, graph: Callable[[], Graph], whole: int = 0, time: int = 1) -> Program:
+        """The program of that kind, ready to run on a batch of that many rows, of that many time steps.
+
+        whole: rows of the batch that this is a part of.
+        """
+        if (kind, batch, whole, time) not in self.programs or self._generation != Generation.current:
+            self._bind(kind, sizes_of(batch, time) | ({WHOLE: whole} if whole else {}), graph)
+        program = self.programs[kind, batch, whole, time]
         if program is not self.active:
-            program.activate()
+            program.activate(self._sized)
             self.active = program
         return program
+
+    def runs(self, plans: Mapping[str, Plan]) -> bool:
+        """Whether exactly these plans are what it runs, in no more memory than they need."""
+        arena = max(plan.arena_bytes for plan in plans.values())
+        return self.arena_bytes <= arena and all(self.plans.get(kind) == plan for kind, plan in plans.items())
 
     def _bind(self, kind: str, sizes: Sizes, graph: Callable[[], Graph]) -> None:
         from .plan import make_plan, verify  # loaded with the first plan: it is a quarter of the time of `import aforo`
@@ -96,9 +108,9 @@ class Workspace:
         if plan is None or not plan.holds(sizes):
             known = plan.sizes if plan is not None and not plan.in_blocks else {}
             largest = sizes_of(*(max(sizes[name], known.get(name, 0)) for name in ("batch", "time")))
-            plan = self.plans[kind] = make_plan(graph(), self.device.profile, largest)
+            plan = self.plans[kind] = make_plan(graph(), self.device.profile, {**sizes, **largest})
             self.programs = {key: bound for key, bound in self.programs.items() if key[0] != kind}
-        if plan.sizes != sizes:
+        if any(plan.sizes[name] != sizes[name] for name in ("batch", "time")):
             verify(plan, sizes)
         if any(grows(variable, plan.sizes, self.device) for variable in plan.variables):
             self.programs.clear()  # they hold on to the smaller memory
@@ -117,13 +129,14 @@ class Workspace:
             self.programs.pop(next(iter(self.programs)))
         self.active = None
         program = Program(plan, sizes, self.device, self.arena, self.constants, self.tf32)
-        self.programs[kind, sizes["batch"], sizes["time"]] = program
+        self.programs[kind, sizes["batch"], sizes.get(WHOLE, 0), sizes["time"]] = program
 
     def _give_up(self, kind: str, plan: Plan) -> None:
         """Hold nothing of the size that had no room, so that a smaller batch finds all of it."""
         del self.plans[kind]
         self.programs.clear()
         self.constants.clear()
+        self._sized.clear()
         self.arena, self.active, self.arena_bytes = None, None, 0
         for variable in plan.variables:
             if variable.role == BATCH:
@@ -145,6 +158,7 @@ class Workspace:
             if self.constants.pop(constant, None) is not None:
                 self.programs.clear()
                 self.active = None
+            self._sized.pop(constant, None)
             self.constants[constant] = opened(self.device, needed)
             values = constant.at(plan.sizes)
             fill(self.device, self.constants[constant], constant.shape, constant.dtype, values, plan.sizes)

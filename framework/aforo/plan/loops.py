@@ -57,7 +57,8 @@ def lower_loop(
     node: Tensor,
     results: Sequence[Tensor],
     reads: Sequence[Operand],
-    copied: Callable[[Operand, Tensor], Operand],
+    copied: Callable[[Operand, Tensor, frozenset[int]], Operand],
+    waits: frozenset[int],
     planned: Callable[[Graph], Plan],
 ) -> dict[int, Operand]:
     """Add the step of a loop. Gives where its results lie, by their ids. What no result depends on is left out."""
@@ -121,7 +122,7 @@ def lower_loop(
         moves = inputs[variable] < len(body.sequences)
         layout = read.layout
         if not Layout(0, layout.shape[moves:], layout.strides[moves:]).is_dense:
-            read = copied(read, node)
+            read = copied(read, node, waits)
             layout = read.layout
         taken.append(read)
         stride: Size = layout.strides[0] if moves else 0
@@ -135,7 +136,7 @@ def lower_loop(
     flops: Size = 0
     for each in plan.steps:
         flops = each.flops + flops
-    draft.steps.append(Step(SCAN, node.place, tuple(taken), tuple(writes), scratch, {}, flops * length, loop))
+    draft.steps.append(Step(SCAN, node.place, tuple(taken), tuple(writes), scratch, {}, flops * length, waits, loop))
     return {id(each): where[number] if is_shown else ends[number] for each, is_shown, number in kinds}
 
 
