@@ -61,7 +61,7 @@ def report(
         return make_plan(graph, target.profile, {"batch": min(batch_size, limit or batch_size)})
 
     plans = [planned(kind) for kind in kinds]  # the first graph decides what targets look like
-    data = held_data(model, target.profile, rows, validation_rows, weighted) if rows is not None else ()
+    data = held_data(model, target, batch_size, rows, validation_rows, weighted) if rows is not None else ()
     return report_of(model, batch_size, kinds, target, plans, rows, data)
 
 
