@@ -196,6 +196,15 @@ def test_a_plan_for_cuda_lists_estimates_of_what_lies_outside() -> None:
     assert PLAIN.model().memory(32, device="simulated").reserve == ()
 
 
+def test_what_a_device_needs_is_the_total_its_data_and_what_lies_outside() -> None:
+    for device, here in [("cpu", "host"), ("cuda", "cuda"), ("simulated", "simulated")]:
+        m = PLAIN.model().memory(32, device=device, rows=1000)
+        data = sum(held.nbytes for held in m.data if held.where == here)
+        assert data > 0
+        assert m.device_bytes == m.total_bytes + data + sum(line.nbytes for line in m.reserve)
+        assert f"needed on {device}, all of this together" in str(m)
+
+
 def test_an_arena_holds_at_least_what_the_backward_must_keep() -> None:
     """b × n of every tanh output, and nothing near it for a prediction: two neighbours are enough there."""
     net = Net((4, *[100] * 6, 2), (*["tanh"] * 6, "none"), batch=50)

@@ -457,10 +457,12 @@ class Model(Layer):
     def max_batch_size(self, budget: Any, training: bool = True, device: Any = None) -> int:
         """The largest batch size with memory(batch_size, training, device).total_bytes within the budget.
 
-        It fits, and one more does not. budget: bytes, or text: "8GiB" is binary, "8GB" decimal. What the report lists outside
-        (`reserve`) is not counted. Where an arena misses its lower bound the total may fall from one size to the next, so that
-        several sizes are such an edge: this is the largest that fits if it is less than 32 below the last that the lower bounds
-        let through, else one edge below.
+        It fits, and one more does not. budget: bytes, or text: "8GiB" is binary, "8GB" decimal. What libraries take outside and
+        the data of a fit are not counted: on a device of your own, take device_bytes - total_bytes of a report off the budget.
+
+        Where an arena misses its lower bound the total may fall from one size to the next, so that several sizes are such an
+        edge: this is the largest that fits if it is less than 32 below the last that the lower bounds let through, else one
+        edge below.
         """
         from .memory.inverse import max_batch_size
 
