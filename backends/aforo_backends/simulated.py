@@ -15,6 +15,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -213,6 +214,7 @@ class SimulatedDriver:
         self.received = 0
         self.queue: list[Call] = []
         self.uploads: list[Call] = []
+        self._random = Random(0)
         self._captured: list[Call] | None = None
         self._kernels: dict[str, Kernel] = {}
         self._waiting: list[Kernel] = []
@@ -376,11 +378,11 @@ class SimulatedDriver:
         self._advance(None)
 
     def _advance(self, until: Happening | None) -> None:
-        """Run what is queued, uploads as soon as they may: too soon, if nobody said what they must wait for."""
+        """Run what is queued, now from one stream, now from the other: whatever nobody keeps in order goes wrong."""
         if self._waiting:
             self._compile()
         while (self.queue or self.uploads) and not (until is not None and until.happened):
-            for stream in (self.uploads, self.queue):
+            for stream in self._random.sample((self.uploads, self.queue), 2):
                 if stream and not _stuck(stream[0]):
                     stream.pop(0)()
                     break
