@@ -460,9 +460,9 @@ class Model(Layer):
         It fits, and one more does not. budget: bytes, or text: "8GiB" is binary, "8GB" decimal. What libraries take outside and
         the data of a fit are not counted: on a device of your own, take device_bytes - total_bytes of a report off the budget.
 
-        Where an arena misses its lower bound the total may fall from one size to the next, so that several sizes are such an
-        edge: this is the largest that fits if it is less than 32 below the last that the lower bounds let through, else one
-        edge below.
+        An order and an arena are found by search, and the total may fall from one size to the next, so that several sizes are
+        such an edge. This is the largest that fits wherever the lower bounds grow with the size and the arenas miss theirs by
+        less than 32 samples; else one of the edges.
         """
         from .memory.inverse import max_batch_size
 
