@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .economy import Choice
+
 
 class History:
-    """`history` maps each name to its values, one an epoch; `epoch` holds the epochs' numbers."""
+    """`history` maps each name to its values, one an epoch; `epoch` holds the epochs' numbers.
 
-    def __init__(self) -> None:
+    `plan` says how training ran within its memory_budget; None without one.
+    """
+
+    def __init__(self, plan: Choice | None = None) -> None:
+        self.plan = plan
         self.history: dict[str, list[float]] = {}
         self.epoch: list[int] = []
 
