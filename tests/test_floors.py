@@ -36,8 +36,19 @@ FLOORS: list[list[str]] = [
     ["aforo.model"],
     ["aforo.sequential"],
     ["aforo.training", "aforo.history", "aforo.callbacks", "aforo.progress"],
-    ["aforo.memory", "aforo.summary"],
-    ["aforo.draw", "aforo.explain", "aforo.io", "aforo.data", "aforo.datasets", "aforo.sklearn", "aforo.onnx"],
+    ["aforo.outline"],
+    ["aforo.memory", "aforo.summary", "aforo.probe"],
+    [
+        "aforo.draw",
+        "aforo.explain",
+        "aforo.simplify",
+        "aforo.diagnose",
+        "aforo.io",
+        "aforo.data",
+        "aforo.datasets",
+        "aforo.sklearn",
+        "aforo.onnx",
+    ],
     ["aforo"],  # the package itself: what users see
     ["aforo.cli", "aforo.__main__"],
 ]
@@ -47,6 +58,7 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
     ("aforo.model", "aforo.training"): "Sequential.fit, evaluate and predict are one line each: the loops live a floor above",
     ("aforo.model", "aforo.memory"): "Sequential.memory hands the model to the report; imported at the call",
     ("aforo.model", "aforo.summary"): "Sequential.summary hands the model to the printer; imported at the call",
+    ("aforo.model", "aforo.draw"): "Model.draw hands the model to the pictures; imported at the call",
 }
 
 

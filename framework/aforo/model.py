@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from os import PathLike
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from .graph import BATCH as BATCH_ROLE
 from .graph import OPTIMIZER_STATE, STATE, Graph, Tensor, Variable, leaf, tracing
 from .heads import Head, make_heads
 from .layers.context import Context, collecting
-from .layers.layer import Layer, flattened
+from .layers.layer import Call, Layer, flattened
 from .metrics import Total
 from .parameter import Parameter
 from .program import Program, Workspace
@@ -25,6 +26,7 @@ from .topology import Structure, Topology, capture
 
 if TYPE_CHECKING:
     from .callbacks import Callback
+    from .draw import Picture
     from .history import History
     from .memory import Report
     from .plan import Plan
@@ -112,6 +114,10 @@ class Model(Layer):
     def rows(self) -> list[tuple[Layer, tuple[Tensor, ...]]]:
         """Every use of a layer, and what it gives."""
         return [(call.layer, call.outputs) for call in self._topology.calls]
+
+    def records(self) -> tuple[tuple[Tensor, ...], tuple[Call | Tensor, ...]]:
+        """The symbolic inputs; every use of a layer and every operation between layers, in an order in which they can run."""
+        return self._topology.inputs, self._topology.records
 
     @property
     def outputs(self) -> list[Tensor]:
@@ -433,6 +439,27 @@ class Model(Layer):
             )
 
         return report(self, batch_size, training, device)
+
+    def draw(
+        self,
+        path: str | PathLike[str] | None = None,
+        scale: str = "layers",
+        notation: str = "layers",
+        *,
+        x: Any = None,
+        y: Any = None,
+        colour: str = "value",
+    ) -> Picture:
+        """Draw the model; a notebook shows the result. path: where to write it, as .svg, or as .png with matplotlib.
+
+        scale: "layers", "vectors", or "numbers" (every unit and weight up to a few thousand; beyond, a sample that says so).
+        notation: "layers" (nodes are layers, edges carry values), "values" (the inverse: nodes are values, edges are layers),
+        "neurons" (the biological reading of the inverse: neurons with activations, and synapses). With data, numbers are
+        coloured for the first row of x: colour="value" by activation and weight, "gradient" by the error's derivatives.
+        """
+        from .draw import draw
+
+        return draw(self, path, scale, notation, x, y, colour)
 
     def summary(self) -> None:
         """Print the layers, their output shapes and parameters."""
