@@ -27,6 +27,7 @@ from .topology import Structure, Topology, capture
 if TYPE_CHECKING:
     from .callbacks import Callback
     from .draw import Picture
+    from .explain import Explanation
     from .history import History
     from .memory import Report
     from .plan import Plan
@@ -460,6 +461,16 @@ class Model(Layer):
         from .draw import draw
 
         return draw(self, path, scale, notation, x, y, colour)
+
+    def explain(self, x: Any = None, y: Any = None, *, latex: bool = False) -> Explanation:
+        """The forward and the derived backward of a training step, as one writes them on a whiteboard, with shapes.
+
+        Print it, or let a notebook show it; latex=True writes LaTeX. With x the forward's numbers stand below their lines, with
+        y those of the backward too. Without a loss (before compile) the backward starts from δE/δN.
+        """
+        from .explain import explain_model
+
+        return explain_model(self, x, y, latex)
 
     def summary(self) -> None:
         """Print the layers, their output shapes and parameters."""

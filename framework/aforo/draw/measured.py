@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InvalidState, explain
 from ..outline import Outline
 from ..probe import first_rows, probe
-from ..training import Batches, _inputs, prepare
+from ..training import Batches, checked_inputs, prepare
 from .numbers import Numbers
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def measured(model: Model, plan: Outline, x: Any, y: Any, colour: str) -> Number
     if backward:
         data = first_rows(prepare(model, x, y), 1)
     else:
-        columns = _inputs(model, x, "x")
+        columns = checked_inputs(model, x, "x")
         data = first_rows(Batches(columns, len(columns[0][1])), 1)
     found = probe(model, training=False)
     by_name = {value.name: value.tensor for value in found.outline.values}
