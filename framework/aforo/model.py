@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .history import History
     from .memory import Report
     from .plan import Plan
+    from .simplify import Folded
 
 Array = np.ndarray[Any, Any]
 
@@ -63,6 +64,7 @@ class Model(Layer):
     def _start(self) -> None:
         """What every model has, before its layers."""
         self.epochs_trained = 0
+        self.folded: tuple[Folded, ...] = ()  # what `simplify` put together to make it
         self.stop_training = False
         self.optimizer: optimizers.Optimizer | None = None
         self.heads: list[Head] = []
@@ -471,6 +473,34 @@ class Model(Layer):
         from .explain import explain_model
 
         return explain_model(self, x, y, latex)
+
+    def simplify(self, verbose: int = 1) -> Model:
+        """A new model that predicts the same with fewer layers, for prediction: linear layers in a row become one.
+
+        N regressions are one regression; batch normalization folds into its neighbour, dropout goes. It never takes more bytes,
+        and leaves alone what an activation or a second reader stands between. Prints what it folded unless verbose=0;
+        `folded` of the new model holds it.
+        """
+        from .simplify import report, simplified
+
+        made = simplified(self)
+        if verbose:
+            print(report(made.folded))
+        return made
+
+    def compile_like(self, other: Model) -> None:
+        """Compile another model with the same outputs for what this one is compiled for."""
+        if self._compiled is not None:
+            now = dict(zip(self.output_names, other.output_names, strict=True))
+            given = [
+                {now[name]: each for name, each in value.items()} if isinstance(value, Mapping) else value
+                for value in self._compiled
+            ]
+            other.compile(given[0], self.optimizer, given[1], given[2])
+
+    def given_as(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> tuple[Any, Any]:
+        """Inputs and outputs in the form this model was given its own: one, a list, or a dict by name."""
+        return self._inputs.joined(inputs), self._outputs.joined(outputs)
 
     def summary(self) -> None:
         """Print the layers, their output shapes and parameters."""
