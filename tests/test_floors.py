@@ -20,7 +20,7 @@ SOURCES = {"aforo": ROOT / "framework" / "aforo", "aforo_backends": ROOT / "back
 FLOORS: list[list[str]] = [
     ["aforo_backends.contract"],
     ["aforo_backends"],
-    ["aforo.errors", "aforo.tables", "aforo.collector"],
+    ["aforo.errors", "aforo.tables", "aforo.collector", "aforo.figures"],
     ["aforo.specs", "aforo.random", "aforo.settings"],
     ["aforo.graph"],
     ["aforo.ops"],
@@ -29,7 +29,7 @@ FLOORS: list[list[str]] = [
     ["aforo.device", "aforo.program"],
     ["aforo.parameter", "aforo.initializers", "aforo.regularizers", "aforo.schedules"],
     ["aforo.evaluate"],
-    ["aforo.layers", "aforo.losses", "aforo.metrics", "aforo.optimizers"],
+    ["aforo.layers", "aforo.losses", "aforo.metrics", "aforo.confusion", "aforo.optimizers"],
     ["aforo.heads"],
     ["aforo.checks", "aforo.steps"],
     ["aforo.topology", "aforo.recurrence"],
@@ -59,6 +59,9 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
     ("aforo.model", "aforo.memory"): "Sequential.memory hands the model to the report; imported at the call",
     ("aforo.model", "aforo.summary"): "Sequential.summary hands the model to the printer; imported at the call",
     ("aforo.model", "aforo.draw"): "Model.draw hands the model to the pictures; imported at the call",
+    ("aforo.model", "aforo.explain"): "Model.explain hands the model to the whiteboard; imported at the call",
+    ("aforo.model", "aforo.simplify"): "Model.simplify hands the model over; imported at the call",
+    ("aforo.model", "aforo.diagnose"): "Model.diagnose hands the model over; imported at the call",
 }
 
 

@@ -26,6 +26,7 @@ from .topology import Structure, Topology, capture
 
 if TYPE_CHECKING:
     from .callbacks import Callback
+    from .diagnose import Diagnosis
     from .draw import Picture
     from .explain import Explanation
     from .history import History
@@ -473,6 +474,22 @@ class Model(Layer):
         from .explain import explain_model
 
         return explain_model(self, x, y, latex)
+
+    def diagnose(self, x: Any, y: Any) -> Diagnosis:
+        """Why isn't it learning? What is the matter with a compiled model and its data, layer by layer, and what to try.
+
+        Looks for inputs that are not scaled or say nothing, targets that the head cannot give, dead or saturated units,
+        gradients that vanish or explode, weights that cannot learn, layers without an activation between them, and a learning
+        rate that is far off (by a rehearsal on copies). Nothing in the model changes. The result is empty if nothing was found.
+        """
+        from .diagnose import diagnosed
+
+        return diagnosed(self, x, y)
+
+    @property
+    def step_counter(self) -> Variable:
+        """Training steps behind this model: what its optimizer counts by."""
+        return self._step
 
     def simplify(self, verbose: int = 1) -> Model:
         """A new model that predicts the same with fewer layers, for prediction: linear layers in a row become one.

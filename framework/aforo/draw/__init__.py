@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InvalidState, InvalidType, InvalidValue, explain, unknown_name
+from ..errors import InvalidState, InvalidValue, explain, unknown_name
+from ..figures import checked_path
 from ..outline import Outline, outline
 from . import boxes
 from .canvas import Canvas
@@ -43,7 +43,7 @@ class Picture:
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write an .svg, or a .png (which needs matplotlib)."""
-        file = checked_path(path)
+        file = checked_path(path, _SUFFIXES, "picture.save")
         if file.suffix.lower() == ".png":
             from .png import rendered
 
@@ -56,34 +56,6 @@ class Picture:
 
     def __repr__(self) -> str:
         return f"<Picture of {self.canvas.title!r}, {self.canvas.width:.0f} × {self.canvas.height:.0f}>"
-
-
-def checked_path(path: Any) -> Path:
-    """Where a picture goes. Raises, before anything is drawn, if it cannot go there."""
-    if not isinstance(path, (str, PathLike)):
-        raise InvalidType(
-            explain("a picture is written to a file.", expected="a path", received=repr(path), fix='model.draw("net.svg")')
-        )
-    file = Path(path)
-    if file.suffix.lower() not in _SUFFIXES:
-        raise InvalidValue(
-            explain(
-                "a picture is written as SVG or PNG.",
-                expected="a path that ends in .svg or .png",
-                received=str(path),
-                fix=f'model.draw("{file.stem or "net"}.svg")',
-            )
-        )
-    if not file.parent.is_dir():
-        raise InvalidValue(
-            explain(
-                "there is no such folder.",
-                expected="a folder that is there",
-                received=str(file.parent),
-                fix=f'from pathlib import Path; Path("{file.parent}").mkdir(parents=True)',
-            )
-        )
-    return file
 
 
 def sketch(plan: Outline, split: Outline, scale: str, notation: str, numbers: Numbers | None = None) -> Canvas:
@@ -106,7 +78,7 @@ def draw(
     for what, given, known in (("scale", scale, SCALES), ("notation", notation, NOTATIONS), ("colour", colour, COLOURS)):
         if given not in known:
             raise unknown_name(what, str(given), known)
-    file = None if path is None else checked_path(path)
+    file = None if path is None else checked_path(path, _SUFFIXES, "model.draw")
     if x is None and (y is not None or colour == "gradient"):
         raise InvalidState(
             explain(

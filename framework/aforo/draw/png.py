@@ -5,33 +5,11 @@ from __future__ import annotations
 from io import BytesIO
 from typing import Any
 
-from ..errors import InvalidState, explain
+from ..figures import figure
 from .canvas import Canvas, Circle, Path, Polygon, Rect, Text, pieces
 
 _LARGEST = 6000  # pixels along one side
 _MOST_BYTES = 2_000_000
-
-
-def pyplot_missing(what: str) -> InvalidState:
-    return InvalidState(
-        explain(
-            f"{what} needs matplotlib, which is not installed.",
-            expected="matplotlib 3.8 or later",
-            fix="pip install 'aforo[plot]'",
-        )
-    )
-
-
-def figure(width: float, height: float) -> Any:
-    """An empty figure of this size in inches, apart from any window and from pyplot's state."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise pyplot_missing("this picture") from error
-    made = Figure(figsize=(width, height))
-    FigureCanvasAgg(made)
-    return made
 
 
 def rendered(canvas: Canvas) -> bytes:

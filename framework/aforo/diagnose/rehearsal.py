@@ -1,0 +1,100 @@
+"""A training on copies: the model's own training step, on weights, slots and counters that are thrown away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .. import device as devices
+from ..collector import uncollected
+from ..graph import BATCH, PRIMITIVES, Graph, Tensor, Variable, rebuilt
+from ..program import Workspace
+from ..steps import TRAINING
+from .finding import Finding
+
+if TYPE_CHECKING:
+    from ..model import Model
+    from ..training import Batches
+
+EPOCHS = 4
+BATCH_SIZE = 32
+FAR = 30.0  # what "far off" means for a learning rate
+WORSE, BETTER, MUCH_BETTER, STILL = 2.0, 0.9, 0.5, 1e-3
+
+
+@uncollected
+def _copied(model: Model, factor: float) -> tuple[Graph, dict[Variable, Variable]]:
+    """The training step on variables of its own, with the learning rate times `factor`."""
+    graph = model.graph(TRAINING)
+    optimizer = model.require_compiled()
+    rates = optimizer.variables(model.step_counter)
+    private: dict[Variable, Variable] = {}
+
+    def own(variable: Variable) -> Variable:
+        if variable.role == BATCH:
+            return variable
+        if variable not in private:
+            value = devices.read(variable) * (factor if variable in rates else 1)
+            copy = Variable(variable.name, variable.shape, variable.dtype, variable.role, lambda: value, owner=variable.owner)
+            private[variable] = copy
+        return private[variable]
+
+    now: dict[int, Tensor] = {}
+    for node in graph.nodes:
+        if node.op == "variable":
+            leaf = {"variable": own(node.variable)}
+            now[id(node)] = Tensor(PRIMITIVES["variable"], (), leaf, node.shape, node.dtype, node.place, serial=node.serial)
+        else:
+            now[id(node)] = rebuilt(node, tuple(now[id(x)] for x in node.inputs))
+    updates = {own(variable): now[id(node)] for variable, node in graph.updates.items()}
+    return Graph({}, updates), private
+
+
+def rehearsed(model: Model, data: Batches, factor: float) -> float:
+    """The mean loss of the last of a few epochs over the data; infinite if it is no number."""
+    graph, private = _copied(model, factor)
+    home = devices.device(model.device)
+    workspace = Workspace(home)
+    (total,) = (private[variable] for variable in model.totals["loss"].variables.values() if variable in private)
+    with np.errstate(all="ignore"):
+        for _ in range(EPOCHS):
+            for start in range(0, data.rows, BATCH_SIZE):
+                part = data.part(slice(start, start + BATCH_SIZE))
+                program = workspace.program("rehearsal", part.rows, lambda: graph)
+                if start == 0:
+                    devices.write(total, np.zeros(total.shape), home)
+                for variable, values in part.columns:
+                    if variable in program.slots:
+                        program.backend.copy_in(program.slots[variable], np.ascontiguousarray(values, variable.dtype))
+                program.run()
+    loss = float(devices.read(total)) / data.rows
+    return loss if np.isfinite(loss) else float("inf")
+
+
+def of_learning_rate(model: Model, data: Batches, before: float) -> Iterator[Finding]:
+    """A learning rate with which a few epochs make the loss much worse, or leave it where it is, while another helps."""
+    rate = model.require_compiled().learning_rate
+    if callable(rate) or not np.isfinite(before) or before <= 0 or data.rows < 2:
+        return
+    after = rehearsed(model, data, 1.0)
+    steps = EPOCHS * -(-data.rows // BATCH_SIZE)
+    if after > 0.99 * before:
+        smaller = rehearsed(model, data, 1.0 / FAR)
+        smallest = rehearsed(model, data, 1.0 / FAR**2)
+        calm = min(smaller, smallest)
+        if (after > WORSE * before and calm < 1.02 * before) or (after > 0.99 * before and calm < MUCH_BETTER * before):
+            shown = f"with {rate:.3g} the loss goes from {before:.3g} to {after:.3g} in {steps} steps"
+            best = rate / FAR if smaller <= smallest else rate / FAR**2
+            yield Finding("optimizer", "learning rate far too large", float(rate), shown, f"learning_rate={best:.1g}")
+            return
+    if (before - after) / before < STILL and after < 1.01 * before:
+        for factor in (FAR, FAR**2, FAR**3, FAR**4):
+            larger = rehearsed(model, data, factor)
+            if larger < BETTER * before:
+                shown = f"with {rate:.3g} the loss falls by {max(before - after, 0) / before:.2g} of itself in {steps} steps"
+                yield Finding(
+                    "optimizer", "learning rate far too small", float(rate), shown, f"learning_rate={rate * factor:.1g}"
+                )
+                return
