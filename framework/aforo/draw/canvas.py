@@ -221,8 +221,8 @@ def _luminance(color: str) -> float:
 
 
 def readable_on(ground: str) -> str:
-    """Dark or light ink, whichever is read better."""
-    return INK if contrast(INK, ground) >= contrast(PAPER, ground) else PAPER
+    """Black or white, whichever is read better: a contrast of at least 4.58 on any ground."""
+    return "#000000" if contrast("#000000", ground) >= contrast(PAPER, ground) else PAPER
 
 
 def mixed(low: str, high: str, share: float) -> str:

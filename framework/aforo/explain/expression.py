@@ -203,14 +203,16 @@ def transposed(a: Expression) -> Expression:
     return Expression(f"{held.text}ᵀ", f"{held.latex}^{{\\top}}", _SIGNED)
 
 
-_RAISED = str.maketrans("0123456789−.", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻·")
+_RAISED = str.maketrans("0123456789−", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 
 def power(a: Expression, exponent: float) -> Expression:
     held = a.tight(_ATOM)
     if a.text.endswith(tuple("ᵀ⁰¹²³⁴⁵⁶⁷⁸⁹")):
         held = Expression(f"({a.text})", rf"\left({a.latex}\right)")
-    return Expression(held.text + _digits(exponent).translate(_RAISED), f"{held.latex}^{{{_digits(exponent)}}}", _SIGNED)
+    digits = _digits(exponent)
+    raised = digits.translate(_RAISED) if exponent == int(exponent) else f"^{digits}"
+    return Expression(held.text + raised, f"{held.latex}^{{{digits.replace('−', '-')}}}", _SIGNED)
 
 
 def root(a: Expression) -> Expression:
