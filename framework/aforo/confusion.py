@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .figures import Chart
 
 Array = np.ndarray[Any, Any]
+_PRINTED = 16  # classes
 
 
 class ConfusionMatrix:
@@ -49,14 +50,23 @@ class ConfusionMatrix:
         return self.matrix.astype(dtype or self.matrix.dtype)
 
     def __str__(self) -> str:
+        title = f"accuracy {self.accuracy:.1%} of {int(self.matrix.sum()):,} rows"
+        if len(self.labels) > _PRINTED:
+            return "\n".join([title, *self._worst()])
         rows = [
             (label, *(f"{n:,}" for n in counts), "" if np.isnan(found) else f"{found:.1%}")
             for label, counts, found in zip(self.labels, self.matrix, self.recall, strict=True)
         ]
-        title = f"accuracy {self.accuracy:.1%} of {int(self.matrix.sum()):,} rows"
         return render(title, ("is \\ taken for", *self.labels, "recall"), rows)
 
     __repr__ = __str__
+
+    def _worst(self) -> list[str]:
+        """What is confused most often, for more classes than a table on a screen has room for."""
+        wrong = self.matrix - np.diag(np.diag(self.matrix))
+        order = np.argsort(-wrong, axis=None, kind="stable")[:_PRINTED]
+        pairs = [np.unravel_index(place, wrong.shape) for place in order]
+        return [f"  {wrong[i, j]:,} × {self.labels[i]} taken for {self.labels[j]}" for i, j in pairs if wrong[i, j]]
 
     def plot(self, path: str | PathLike[str] | None = None) -> Chart:
         """The matrix in colours, rows what is, columns what it was taken for. Needs matplotlib."""

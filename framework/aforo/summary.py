@@ -30,22 +30,23 @@ def _sources(model: Model) -> list[str]:
         names.update((id(x), call.layer.name) for x in call.outputs)
     if chained:
         return []
-    return [", ".join(dict.fromkeys(_named(x, names) for x in before)) for before in given]
+    return [", ".join(dict.fromkeys(name for x in before for name in _named(x, names))) or "weights" for before in given]
 
 
-def _named(x: Tensor, names: dict[int, str]) -> str:
-    """The layers behind a value, also through operations between layers."""
-    found, stack = [], [x]
+def _named(x: Tensor, names: dict[int, str]) -> list[str]:
+    """The layers and inputs behind a value, also through operations between layers."""
+    found: list[str] = []
+    stack = [x]
     while stack:
         node = stack.pop()
         connected = getattr(node, "connected", None)
         if connected is not None:
-            found.append(f"{_named(connected, names)} one step late")
+            found += [f"{name} one step late" for name in _named(connected, names)]
         elif id(node) in names:
             found.append(names[id(node)])
         else:
             stack += node.inputs[::-1]
-    return ", ".join(dict.fromkeys(found)) or "weights"
+    return found
 
 
 def text(model: Model) -> str:

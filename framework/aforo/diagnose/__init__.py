@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..graph import Tensor
 from ..layers.layer import revertible
 from ..outline import Outline, outline
 from ..parameter import Parameter
@@ -82,6 +83,7 @@ def _findings(model: Model, found: Probe, everything: Batches) -> Iterator[Findi
 
     sample = _sample(everything, ROWS)
     values, slopes, kernels, before = _measured(found, sample, model)
+    blind = float(found.run({"error": _error(found)}, _shuffled(found, sample))["error"])
     yield from of_layers.of_activations(plan, values)
     yield from of_layers.of_gradients(plan, slopes, kernels)
     for head, name, layer, value in zip(model.heads, names, givers, plan.outputs, strict=True):
@@ -91,7 +93,7 @@ def _findings(model: Model, found: Probe, everything: Batches) -> Iterator[Findi
     if not model.trainable_weights:
         yield Finding("model", "nothing to train", 0.0, "none of its weights is trainable", "layer.trainable = True")
     elif not any(finding.what == "weights that are no numbers" for finding in broken):
-        yield from of_learning_rate(model, sample, before)
+        yield from of_learning_rate(model, sample, before, blind)
 
 
 def _giver(plan: Outline, value: int) -> str:
@@ -115,6 +117,18 @@ def _sample(data: Batches, most: int) -> Batches:
     return replace(data, columns=[(variable, values[chosen]) for variable, values in data.columns], rows=most)
 
 
+def _error(found: Probe) -> Tensor:
+    assert found.error is not None
+    return found.error
+
+
+def _shuffled(found: Probe, data: Batches) -> Batches:
+    """The same inputs with the targets of other rows."""
+    targets = {target.variable for target in found.targets}
+    half = data.rows // 2
+    return replace(data, columns=[(v, np.roll(a, half, axis=0) if v in targets else a) for v, a in data.columns])
+
+
 def _measured(found: Probe, data: Batches, model: Model) -> tuple[dict[int, Array], dict[int, Array], dict[str, Array], float]:
     """What every value is, and the derivatives of the error by values and by kernels; and the error itself."""
     tensors = {i: value.tensor for i, value in enumerate(found.outline.values) if value.tensor is not None}
@@ -123,8 +137,7 @@ def _measured(found: Probe, data: Batches, model: Model) -> tuple[dict[int, Arra
     wanted = {f"value {i}": tensor for i, tensor in tensors.items()}
     wanted |= {f"slope {i}": slopes[id(tensor)] for i, tensor in tensors.items() if id(tensor) in slopes}
     wanted |= {f"kernel {name}": slopes[id(kernel)] for name, kernel in kernels.items() if id(kernel) in slopes}
-    assert found.error is not None
-    numbers = found.run({**wanted, "error": found.error}, data)
+    numbers = found.run({**wanted, "error": _error(found)}, data)
 
     def taken(kind: str) -> dict[str, Array]:
         return {key.removeprefix(f"{kind} "): array for key, array in numbers.items() if key.startswith(f"{kind} ")}

@@ -15,7 +15,7 @@ Array = np.ndarray[Any, Any]
 
 DEAD = 0.5  # of a layer's units
 SATURATED = 0.75  # of a layer's values
-VANISHED, EXPLODED = 1e-3, 1e3  # the derivative before a layer over that before the last
+VANISHED, EXPLODED = 1e-3, 1e2  # the derivative before a layer over that before the last
 LARGE_VALUE = 1e4
 _FLAT = {"tanh": (-0.98, 0.98), "sigmoid": (0.02, 0.98)}  # beyond these, the derivative is below 4 % of its largest
 _MUCH_DROPOUT = 0.8
@@ -62,8 +62,8 @@ def of_structure(plan: Outline) -> Iterator[Finding]:
             continue
         rows, width = step.weights[0][1]
         columns = after.weights[0][1][1]
-        if width * (rows + columns) < rows * columns:
-            continue  # a bottleneck saves weights: it is meant
+        if width < min(rows, columns):
+            continue  # a bottleneck is meant: one regression of that rank
         yield Finding(
             step.name, "no activation between layers", 2.0,
             f"{step.name} and {after.name} are linear one after the other: together they are one regression",

@@ -73,20 +73,23 @@ def rehearsed(model: Model, data: Batches, factor: float) -> float:
     return loss if np.isfinite(loss) else float("inf")
 
 
-def of_learning_rate(model: Model, data: Batches, before: float) -> Iterator[Finding]:
-    """A learning rate with which a few epochs make the loss much worse, or leave it where it is, while another helps."""
+def of_learning_rate(model: Model, data: Batches, before: float, blind: float) -> Iterator[Finding]:
+    """A learning rate with which a few epochs make the loss much worse, or leave it where it is, while another helps.
+
+    before: the loss now; blind: what it is with the targets of other rows, so about that of a model that has learnt nothing.
+    """
     rate = model.require_compiled().learning_rate
     if callable(rate) or not np.isfinite(before) or before <= 0 or data.rows < 2:
         return
     after = rehearsed(model, data, 1.0)
     steps = EPOCHS * -(-data.rows // BATCH_SIZE)
-    if after > 0.99 * before:
-        smaller = rehearsed(model, data, 1.0 / FAR)
-        smallest = rehearsed(model, data, 1.0 / FAR**2)
-        calm = min(smaller, smallest)
-        if (after > WORSE * before and calm < 1.02 * before) or (after > 0.99 * before and calm < MUCH_BETTER * before):
+    lost = after > WORSE * before and after > blind
+    stuck = after > 0.99 * before and before > 0.9 * blind
+    if lost or stuck:
+        smaller = [rehearsed(model, data, factor) for factor in (1.0 / FAR, 1.0 / FAR**2)]
+        if min(smaller) < (1.02 if lost else MUCH_BETTER) * before:
             shown = f"with {rate:.3g} the loss goes from {before:.3g} to {after:.3g} in {steps} steps"
-            best = rate / FAR if smaller <= smallest else rate / FAR**2
+            best = rate / FAR if smaller[0] <= smaller[1] else rate / FAR**2
             yield Finding("optimizer", "learning rate far too large", float(rate), shown, f"learning_rate={best:.1g}")
             return
     if (before - after) / before < STILL and after < 1.01 * before:
