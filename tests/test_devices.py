@@ -260,7 +260,7 @@ def test_a_strided_view_is_copied_in_and_out_of_device_memory():
     target = backend.view(backend.open(24), View(0, (2, 3), (12, 4), "float32"))
     backend.copy(target, part)
     assert (backend.copy_out(target) == values[::2, 1::2]).all()
-    assert backend.compile(Instruction("copy", (part.view,), target.view), [part], target, [])
+    assert backend.compile(Instruction("copy", (part.view,), (target.view,)), [part], [target], [])
 
 
 # --- moving -----------------------------------------------------------------------------------------------------------

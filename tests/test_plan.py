@@ -44,7 +44,7 @@ def lifetimes(plan: Plan) -> dict[int, tuple[int, int]]:
     """For every value of the arena the step that writes it and the last that reads it, from the steps alone."""
     lives: dict[int, tuple[int, int]] = {}
     for number, step in enumerate(plan.steps):
-        for operand in (*step.scratch, step.write, *step.reads):
+        for operand in (*step.scratch, *step.writes, *step.reads):
             if plan.values[operand.value].offset is not None:
                 lives[operand.value] = (lives.get(operand.value, (number, 0))[0], number)
     for operand in plan.outputs.values():
@@ -67,7 +67,7 @@ def lower_bound(plan: Plan) -> int:
         for number in range(start, end + 1):
             live[number] += padded(plan, value)
     for number, step in enumerate(plan.steps):
-        where = plan.values[step.write.value].offset
+        where = plan.values[step.writes[0].value].offset
         over = {read.value for read in step.reads if read.value in lives and plan.values[read.value].offset == where}
         live[number] -= sum(padded(plan, value) for value in over)
     most = max(live, default=0)
@@ -86,9 +86,9 @@ def overlaps(plan: Plan) -> list[tuple[int, int]]:
     allowed = set()
     for number, step in enumerate(plan.steps):
         for i, read in enumerate(step.reads):
-            same = all(r.layout == step.write.layout for r in step.reads if r.value == read.value)
+            same = all(r.layout == step.writes[0].layout for r in step.reads if r.value == read.value)
             if i in PRIMITIVES[step.op].overwrites and same and read.value in lives and lives[read.value][1] == number:
-                allowed.add(frozenset((read.value, step.write.value)))
+                allowed.add(frozenset((read.value, step.writes[0].value)))
     pairs = [(values[i], values[j]) for i, j in zip(*np.nonzero(together), strict=True) if i < j]
     return [pair for pair in pairs if frozenset(pair) not in allowed]
 
@@ -96,9 +96,9 @@ def overlaps(plan: Plan) -> list[tuple[int, int]]:
 def late_readers(plan: Plan) -> list[tuple[int, int]]:
     """Pairs of a step that writes a variable's new value and a later one that reads the old value."""
     first_write: dict[int, int] = {}
-    written = {step.write.value for step in plan.steps}
+    written = {operand.value for step in plan.steps for operand in step.writes}
     for number, step in enumerate(plan.steps):
-        owner = plan.values[step.write.value].variable
+        owner = plan.values[step.writes[0].value].variable
         if owner is not None:
             first_write.setdefault(id(owner), number)
     return [
@@ -135,7 +135,9 @@ def described(plan: Plan) -> str:
 
     lines = [f"{i} {value.shape} {value.dtype} {home(i)}" for i, value in enumerate(plan.values)]
     for step in plan.steps:
-        lines.append(f"{step.op} {sorted(step.attributes.items())} {step.place.layer} {step.place.phase} {look(step.write)}")
+        lines.append(
+            f"{step.op} {sorted(step.attributes.items())} {step.place.layer} {step.place.phase} {look(step.writes[0])}"
+        )
         lines.extend(map(look, (*step.reads, *step.scratch)))
     lines += [str(buffer) for buffer in plan.buffers]
     lines += [f"{name} {look(operand)}" for name, operand in plan.outputs.items()]
@@ -198,9 +200,9 @@ def test_a_random_network_updates_every_weight_in_place() -> None:
     for seed in range(0, 60, 4):
         model, batch = random_stack(seed)
         plan = model.plan(batch)
-        updated = {id(plan.values[step.write.value].variable) for step in plan.steps}
+        updated = {id(plan.values[step.writes[0].value].variable) for step in plan.steps}
         assert {id(weight.variable) for weight in model.weights} <= updated
-        copies = [step for step in plan.steps if step.op == "copy" and plan.values[step.write.value].variable is not None]
+        copies = [step for step in plan.steps if step.op == "copy" and plan.values[step.writes[0].value].variable is not None]
         assert copies == []
 
 
@@ -528,7 +530,7 @@ def test_a_weight_waits_for_every_reader_of_its_old_value() -> None:
     steps = list(enumerate(runner.plan.steps))
     owner = [value.variable for value in runner.plan.values]
     reads = [i for i, step in steps if step.op == "matmul" and any(owner[read.value] is w for read in step.reads)]
-    (update,) = [i for i, step in steps if owner[step.write.value] is w]
+    (update,) = [i for i, step in steps if owner[step.writes[0].value] is w]
     assert len(reads) == 3
     assert update > max(reads)
     np.testing.assert_allclose(runner.run()["y"], np.tanh(np.tanh(np.ones((2, 3)))), 1e-12)
@@ -628,10 +630,10 @@ def live_pairs(plan: Plan) -> Iterator[tuple[int, int]]:
 def update_and_reader(plan: Plan) -> tuple[int, int]:
     """A step that writes a variable's new value, and an earlier one that reads the old."""
     for number, step in enumerate(plan.steps):
-        target = plan.values[step.write.value].variable
+        target = plan.values[step.writes[0].value].variable
         for earlier in range(number if target is not None else 0):
             for read in plan.steps[earlier].reads:
-                if plan.values[read.value].variable is target and read.value != step.write.value:
+                if plan.values[read.value].variable is target and read.value != step.writes[0].value:
                     return number, earlier
     raise AssertionError("no update")
 
@@ -671,7 +673,7 @@ def test_the_verifier_notices_a_value_moved_onto_a_live_one(plan: Plan) -> None:
 
 @each_plan
 def test_the_verifier_notices_dependent_steps_that_changed_places(plan: Plan) -> None:
-    writer = {step.write.value: number for number, step in enumerate(plan.steps)}
+    writer = {step.writes[0].value: number for number, step in enumerate(plan.steps)}
     steps = list(enumerate(plan.steps))
     pairs = [(writer[read.value], number) for number, step in steps for read in step.reads if read.value in writer]
     assert pairs
@@ -685,7 +687,7 @@ def test_the_verifier_notices_dependent_steps_that_changed_places(plan: Plan) ->
 def test_the_verifier_notices_a_missing_step(plan: Plan) -> None:
     read = {operand.value for step in plan.steps for operand in step.reads}
     read |= {operand.value for operand in plan.outputs.values()}
-    needed = [number for number, step in enumerate(plan.steps) if step.write.value in read]
+    needed = [number for number, step in enumerate(plan.steps) if step.writes[0].value in read]
     assert needed
     for number in needed:
         refused(with_steps(plan, [step for i, step in enumerate(plan.steps) if i != number]), "never written|nothing writes")
@@ -729,11 +731,11 @@ def test_the_verifier_notices_illegal_writes_in_place(plan: Plan) -> None:
     lives = lifetimes(plan)
     found = 0
     for number, step in enumerate(plan.steps):
-        if PRIMITIVES[step.op].overwrites or step.write.value not in lives:
+        if PRIMITIVES[step.op].overwrites or step.writes[0].value not in lives:
             continue
         for read in step.reads:
             if read.value in lives:
-                refused(with_offset(plan, step.write.value, plan.values[read.value].offset), f"step {number} |overwritten")
+                refused(with_offset(plan, step.writes[0].value, plan.values[read.value].offset), f"step {number} |overwritten")
                 found += 1
     assert found > 3
 
@@ -760,9 +762,9 @@ def test_the_verifier_notices_looking_beyond_a_value() -> None:
 @each_training
 def test_the_verifier_notices_scratch_that_meets_an_operand(plan: Plan) -> None:
     lives = lifetimes(plan)
-    number = next(i for i, step in enumerate(plan.steps) if step.write.value in lives and step.reads[0].value in lives)
+    number = next(i for i, step in enumerate(plan.steps) if step.writes[0].value in lives and step.reads[0].value in lives)
     step = plan.steps[number]
-    for meeting in (step.write, step.reads[0]):
+    for meeting in (step.writes[0], step.reads[0]):
         scratch = replace(plan.values[meeting.value])
         grown = replace(plan, values=(*plan.values, scratch))
         operand = Operand(len(plan.values), meeting.layout)
@@ -774,7 +776,7 @@ def test_the_verifier_notices_an_output_that_is_overwritten_before_the_end() -> 
     y = ops.exp(x)
     plan = make_plan(Graph({"y": y, "z": ops.sum(ops.sin(y))}, {}), CPU.profile, {})
     sin = next(step for step in plan.steps if step.op == "sin")
-    refused(with_offset(plan, sin.write.value, plan.values[plan.outputs["y"].value].offset), "overwritten or never written")
+    refused(with_offset(plan, sin.writes[0].value, plan.values[plan.outputs["y"].value].offset), "overwritten or never written")
 
 
 def test_the_verifier_notices_a_variable_that_nobody_may_write() -> None:
@@ -783,7 +785,7 @@ def test_the_verifier_notices_a_variable_that_nobody_may_write() -> None:
     plan = make_plan(merge(Graph({"y": ops.exp(leaf(x) @ leaf(w)) @ leaf(x)}, {})), CPU.profile, {})
     exp = next(i for i, step in enumerate(plan.steps) if step.op == "exp")
     values = list(plan.values)
-    lost = plan.steps[exp].write.value
+    lost = plan.steps[exp].writes[0].value
     values[lost] = replace(values[lost], offset=None, variable=w)
     refused(replace(plan, values=tuple(values)))
 
@@ -791,7 +793,7 @@ def test_the_verifier_notices_a_variable_that_nobody_may_write() -> None:
 def test_the_verifier_notices_an_update_that_is_missing() -> None:
     w = variable(np.eye(3), "w")
     plan = make_plan(merge(Graph({"y": ops.exp(leaf(w))}, {w: leaf(w) * 0.5})), CPU.profile, {})
-    refused(with_steps(plan, [step for step in plan.steps if plan.values[step.write.value].variable is None]))
+    refused(with_steps(plan, [step for step in plan.steps if plan.values[step.writes[0].value].variable is None]))
 
 
 def test_a_fault_is_reported_with_its_step_and_the_steps_around_it() -> None:

@@ -203,7 +203,7 @@ def test_working_in_place_gives_the_same_numbers(record: Primitive, sample: Samp
     together[position] = apply("copy", apart[position])  # a value of the arena that nothing reads afterwards
     runner = Runner(Graph({"y": applied(record, sample, together)}, {}))
     (step,) = [step for step in runner.plan.steps if step.op == record.name]
-    where = [runner.plan.values[operand.value].offset for operand in (step.reads[position], step.write)]
+    where = [runner.plan.values[operand.value].offset for operand in (step.reads[position], step.writes[0])]
     assert where[0] == where[1] is not None, "the plan does not work in place, so this would test nothing"
     assert runner.run()["y"].tobytes() == result(applied(record, sample, apart)).tobytes()
 

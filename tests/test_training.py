@@ -700,8 +700,8 @@ def outside_backend() -> ModuleType:
         def gather(self, array: Array, values: Array, rows: Array) -> None:
             array[...] = values[rows]
 
-        def compile(self, instruction: Instruction, inputs: Any, output: Array, scratch: Any) -> Any:
-            return lambda: kernel(instruction, list(inputs), output)
+        def compile(self, instruction: Instruction, inputs: Any, outputs: Any, scratch: Any) -> Any:
+            return lambda: kernel(instruction, list(inputs), outputs[0])
 
         def program(self, calls: Any) -> Any:
             return lambda: [call() for call in calls] and None

@@ -40,6 +40,21 @@ class Reserve:
 
 
 @dataclass(frozen=True)
+class Scratch:
+    """Memory that the kernel of an operation needs while it runs.
+
+    `arrays` of the output's shape and dtype; or one for each `every` values that a product sums up, `times` at most, and no
+    more than `most` bytes.
+    """
+
+    op: str
+    arrays: int = 0
+    every: int = 0
+    times: int = 0
+    most: int = 0
+
+
+@dataclass(frozen=True)
 class Profile:
     """What a planner must know of a backend, as data.
 
@@ -47,6 +62,10 @@ class Profile:
     slack            bytes a storage takes beyond its size, so that its first value can start aligned
     rounding         a storage takes a multiple of this many bytes
     product_sums     sums over the leading axis run as a matrix product with a row of ones
+    scratch          operations whose kernels need memory of their own
+    fuses            elementwise operations and reductions that may share one kernel, a `fused` instruction
+    parts            (values to fold) -> in how many parts a fused kernel folds all of them, each with a place in scratch memory
+    accumulates      whether a matrix product can be added to what its output holds
     reserve          what is taken outside the storages
     """
 
@@ -55,6 +74,10 @@ class Profile:
     slack: int
     rounding: int
     product_sums: bool
+    scratch: tuple[Scratch, ...] = ()
+    fuses: frozenset[str] = frozenset()
+    parts: Callable[[int], int] | None = None
+    accumulates: bool = False
     reserve: tuple[Reserve, ...] = ()
 
     def footprint(self, nbytes: int) -> int:
@@ -74,13 +97,31 @@ class View:
 
 @dataclass(frozen=True)
 class Instruction:
-    """One operation: its name, its constants, and how it looks at each operand."""
+    """One operation: its name, its constants, and how it looks at each operand. Most have one output."""
 
     op: str
     inputs: tuple[View, ...]
-    output: View
+    outputs: tuple[View, ...]
     scratch: tuple[View, ...] = ()
     attributes: dict[str, Any] = field(default_factory=dict)
+
+
+# Instructions that no graph has: a backend whose data asks for them gets them from the planner.
+# `fused` computes its lines for each place of `shape`; reductions fold the axes `reduced`, the leading or the trailing ones.
+# `matmul_add` gives alpha · a @ b + beta · c.
+FUSED, ADDED_PRODUCT = "fused", "matmul_add"
+# The inputs whose memory an output of theirs may take, looked at in the same way: a place is read before it is written.
+OVERWRITTEN = {FUSED: slice(None), ADDED_PRODUCT: slice(2, 3)}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One operation within a fused instruction. `arguments` number the instruction's inputs, then the lines before it."""
+
+    op: str
+    dtype: str
+    arguments: tuple[int, ...]
+    attributes: tuple[tuple[str, Any], ...] = ()
 
 
 class Storage(Protocol):
@@ -118,7 +159,7 @@ class Backend(Protocol):
         """Write `values[rows]` into one of the backend's arrays."""
 
     def compile(
-        self, instruction: Instruction, inputs: Sequence[Any], output: Any, scratch: Sequence[Any]
+        self, instruction: Instruction, inputs: Sequence[Any], outputs: Sequence[Any], scratch: Sequence[Any]
     ) -> Callable[[], object]:
         """A call without arguments that runs the instruction on these arrays."""
 

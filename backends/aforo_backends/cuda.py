@@ -5,7 +5,7 @@ What the planner must know is data, below, so a plan for a GPU can be made on a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -13,16 +13,30 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .contract import ITEM_BYTES, Backend, Instruction, Profile, Storage, Unavailable, View
-from .kernels import Launch, launches
+from .contract import ITEM_BYTES, Backend, Instruction, Profile, Scratch, Storage, Unavailable, View
+from .fused import FOLDS, FUSES, Launch, parts_of
+from .kernels import launches
 
 Call = Callable[[], object]
 HostArray = np.ndarray[Any, Any]
 
 
 def profile(name: str) -> Profile:
-    """CuPy's pool gives multiples of 512 bytes, aligned to them; values inside a storage start at multiples of 256."""
-    return Profile(name=name, alignment=256, slack=0, rounding=512, product_sums=False)
+    """CuPy's pool gives multiples of 512 bytes, aligned to them; values inside a storage start at multiples of 256.
+
+    cuBLAS may split a product's inner axis: it gets room for a few outputs, up to what it takes by itself on Hopper.
+    """
+    return Profile(
+        name=name,
+        alignment=256,
+        slack=0,
+        rounding=512,
+        product_sums=False,
+        scratch=tuple(Scratch(op, every=256, times=4, most=32 * 2**20) for op in ("matmul", "matmul_add")),
+        fuses=FUSES | frozenset(FOLDS),
+        parts=parts_of,
+        accumulates=True,
+    )
 
 
 PROFILE = profile("cuda")
@@ -102,13 +116,16 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Product:
-    """out[i] = a[i] @ b[i] for i below `batch`."""
+    """out[i] = alpha · a[i] @ b[i] + beta · out[i] for i below `batch`. cuBLAS works in `workspace`: address, bytes."""
 
     a: Matrix
     b: Matrix
     out: Matrix
     batch: int
     dtype: str
+    workspace: tuple[int, int]
+    alpha: float = 1.0
+    beta: float = 0.0
 
 
 class DeviceArray:
@@ -180,25 +197,30 @@ class CudaBackend:
         if target.is_dense and source.is_dense:
             self.driver.copy(target.address, source.address, target.nbytes)
         else:
-            self.compile(Instruction("copy", (source.view,), target.view), [source], target, [])()
+            self.compile(Instruction("copy", (source.view,), (target.view,)), [source], [target], [])()
 
     def gather(self, array: DeviceArray, values: HostArray, rows: HostArray) -> None:
         self.driver.write(array.address, np.take(values, rows, axis=0))
 
     def compile(
-        self, instruction: Instruction, inputs: Sequence[DeviceArray], output: DeviceArray, scratch: Sequence[DeviceArray]
+        self,
+        instruction: Instruction,
+        inputs: Sequence[DeviceArray],
+        outputs: Sequence[DeviceArray],
+        scratch: Sequence[DeviceArray],
     ) -> Call:
-        if instruction.op == "matmul":
-            return partial(self.driver.gemm, _product(instruction, inputs, output))
-        calls = [self._launch(launch, inputs, output) for launch in launches(instruction)]
+        if instruction.op in ("matmul", "matmul_add"):
+            calls: list[Call] = [partial(self.driver.gemm, _product(instruction, inputs, outputs[0], scratch))]
+            if instruction.op == "matmul_add" and inputs[2].address != outputs[0].address:
+                calls.insert(0, partial(self.driver.copy, outputs[0].address, inputs[2].address, inputs[2].nbytes))
+        else:
+            arrays = {"in": inputs, "out": outputs, "scratch": scratch}
+            calls = [self._launch(launch, arrays) for launch in launches(instruction)]
         return calls[0] if len(calls) == 1 else partial(_all, calls)
 
-    def _launch(self, launch: Launch, inputs: Sequence[DeviceArray], output: DeviceArray) -> Call:
+    def _launch(self, launch: Launch, arrays: Mapping[str, Sequence[DeviceArray]]) -> Call:
         offsets = launch.offsets or (0,) * len(launch.operands)
-        pointers = [
-            (output if operand == "out" else inputs[int(operand)]).address + offset
-            for operand, offset in zip(launch.operands, offsets, strict=True)
-        ]
+        pointers = [arrays[kind][i].address + offset for (kind, i), offset in zip(launch.operands, offsets, strict=True)]
         function = self.driver.function(launch)
         return partial(self.driver.launch, function, launch.blocks, launch.threads, pointers, launch.numbers)
 
@@ -235,11 +257,15 @@ def _matrix(array: DeviceArray) -> Matrix:
     return Matrix(array.address, rows, columns, False, max(column_step, rows), batch_step)
 
 
-def _product(instruction: Instruction, inputs: Sequence[DeviceArray], output: DeviceArray) -> Product:
+def _product(
+    instruction: Instruction, inputs: Sequence[DeviceArray], output: DeviceArray, scratch: Sequence[DeviceArray]
+) -> Product:
     batch = prod(output.shape[:-2])
-    for array in (*inputs, output):
+    for array in (*inputs[:2], output):
         lead, steps = array.shape[:-2], array.view.strides[:-2]
         assert len(lead) <= 1 or all(
             outer == inner * size for outer, inner, size in zip(steps[:-1], steps[1:], lead[1:], strict=True)
         ), "a batch of matrices lies in one row"
-    return Product(_matrix(inputs[0]), _matrix(inputs[1]), _matrix(output), batch, output.view.dtype)
+    workspace = (scratch[0].address, scratch[0].nbytes) if scratch else (0, 0)
+    operands = _matrix(inputs[0]), _matrix(inputs[1]), _matrix(output)
+    return Product(*operands, batch, output.view.dtype, workspace, **instruction.attributes)

@@ -14,12 +14,11 @@ import cupy  # type: ignore[import-not-found]
 import numpy as np
 
 from .cuda import Call, HostArray, Matrix, Product
-from .kernels import Launch
+from .fused import Launch
 
 _CUBLAS_OP = {False: 0, True: 1}  # as it is, transposed
 _TYPES = {"float32": (0, 68, ctypes.c_float), "float64": (1, 70, ctypes.c_double)}  # CUDA_R_*, CUBLAS_COMPUTE_*, scalars
 _COMPUTE_TF32 = 77
-_WORKSPACE = 32 * 2**20  # what cuBLAS uses by itself on Hopper
 
 
 class GpuStorage:
@@ -47,10 +46,6 @@ class CupyDriver:
             self._handle = ctypes.c_void_p()
             _check(self._cublas.cublasCreate_v2(ctypes.byref(self._handle)), "cublasCreate")
             _check(self._cublas.cublasSetStream_v2(self._handle, ctypes.c_void_p(self.stream.ptr)), "cublasSetStream")
-            # Given once, after the stream: cuBLAS must not allocate while a graph is captured.
-            self._workspace = cupy.cuda.runtime.malloc(_WORKSPACE)
-            workspace = ctypes.c_void_p(self._workspace), ctypes.c_size_t(_WORKSPACE)
-            _check(self._cublas.cublasSetWorkspace_v2(self._handle, *workspace), "cublasSetWorkspace")
 
     def alloc(self, nbytes: int) -> GpuStorage:
         with self.device, self.stream:
@@ -88,7 +83,9 @@ class CupyDriver:
         if self.tf32 and product.dtype == "float32":
             compute = _COMPUTE_TF32
         a, b, out = product.a, product.b, product.out
-        one, zero = scalar(1), scalar(0)
+        alpha, beta = scalar(product.alpha), scalar(product.beta)
+        workspace = ctypes.c_void_p(product.workspace[0]), ctypes.c_size_t(product.workspace[1])
+        _check(self._cublas.cublasSetWorkspace_v2(self._handle, *workspace), "cublasSetWorkspace")
         status = self._cublas.cublasGemmStridedBatchedEx(
             self._handle,
             _CUBLAS_OP[not b.row_major],
@@ -96,10 +93,10 @@ class CupyDriver:
             out.columns,
             out.rows,
             a.columns,
-            ctypes.byref(one),
+            ctypes.byref(alpha),
             *_operand(b, kind),
             *_operand(a, kind),
-            ctypes.byref(zero),
+            ctypes.byref(beta),
             *_operand(out, kind),
             product.batch,
             compute,

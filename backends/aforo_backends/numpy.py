@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .contract import Backend, Instruction, Profile, Reserve, Storage, View
+from .contract import Backend, Instruction, Profile, Reserve, Scratch, Storage, View
 
 # A weight that does not start on a cache line made its update three times slower with two BLAS threads.
 PROFILE = Profile(
@@ -21,6 +21,7 @@ PROFILE = Profile(
     slack=63,
     rounding=1,
     product_sums=True,
+    scratch=(Scratch("erf", arrays=4),),
     reserve=(Reserve("OpenBLAS work buffers", 3_645_440, "2 threads, NumPy 2.4, by ci/bench/reserve.py"),),
 )
 
@@ -87,7 +88,10 @@ class NumpyBackend:
         # Rows are validated by the caller; "clip" is the one mode that needs no buffer.
         np.take(values, rows, axis=0, out=array, mode="clip")
 
-    def compile(self, instruction: Instruction, inputs: Sequence[Array], output: Array, scratch: Sequence[Array]) -> Call:
+    def compile(
+        self, instruction: Instruction, inputs: Sequence[Array], outputs: Sequence[Array], scratch: Sequence[Array]
+    ) -> Call:
+        (output,) = outputs
         build = _KERNELS.get(instruction.op)
         if build is not None:
             return build(instruction, inputs, output, *([scratch] if scratch else []))

@@ -21,7 +21,7 @@ import numpy as np
 
 from .contract import Backend, Unavailable, round_up
 from .cuda import Call, CudaBackend, HostArray, Matrix, Product, profile
-from .kernels import Launch
+from .fused import Launch
 
 PROFILE = profile("simulated")
 
@@ -241,7 +241,10 @@ class SimulatedDriver:
             self.kernels += 1
             with np.errstate(all="ignore"):
                 a, b, out = (_window(matrix, product) for matrix in (product.a, product.b, product.out))
-                out[...] = np.matmul(a, b)
+                made = np.matmul(a, b)
+                out[...] = made if (product.alpha, product.beta) == (1.0, 0.0) else product.alpha * made + product.beta * out
+                workspace = (ctypes.c_char * product.workspace[1]).from_address(product.workspace[0])
+                ctypes.memset(workspace, 0xFF, product.workspace[1])  # whatever was there is lost
 
         self._enqueue(run)
 

@@ -183,7 +183,7 @@ def _held(plan: Plan) -> dict[str, int]:
     if not plan.steps:
         return {}
     peak = max(range(len(plan.steps)), key=plan.live_bytes.__getitem__)
-    written = {step.write.value: index for index, step in enumerate(plan.steps)}
+    written = {operand.value: index for index, step in enumerate(plan.steps) for operand in step.writes}
     held: dict[str, int] = {}
     for buffer in plan.buffers:
         if buffer.start <= peak <= buffer.end:

@@ -50,12 +50,11 @@ class Program:
             instruction = Instruction(
                 step.op,
                 tuple(located(operand)[1] for operand in step.reads),
-                located(step.write)[1],
+                tuple(located(operand)[1] for operand in step.writes),
                 tuple(located(operand)[1] for operand in step.scratch),
                 attributes,
             )
-            operands = [array(operand) for operand in step.reads]
-            calls.append(backend.compile(instruction, operands, array(step.write), [array(o) for o in step.scratch]))
+            calls.append(backend.compile(instruction, *(list(map(array, o)) for o in (step.reads, step.writes, step.scratch))))
         self.run = backend.program(calls)
         self.outputs = {name: array(operand) for name, operand in plan.outputs.items()}
         self.slots = {

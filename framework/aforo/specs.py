@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import prod
 from typing import Any, NoReturn
 
@@ -217,6 +217,12 @@ class Layout:
     @property
     def is_dense(self) -> bool:
         return self.offset == 0 and self.strides_matter == Layout.dense(self.shape).strides_matter
+
+    @cached_property
+    def walk(self) -> tuple[Size, Shape, Shape]:
+        """Where it starts, and sizes and strides of the axes that are longer than 1: equal for looks at the same values in the
+        same order."""
+        return self.offset, tuple(size for size in self.shape if size != 1), self.strides_matter
 
     @property
     def strides_matter(self) -> Shape:

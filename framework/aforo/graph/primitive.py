@@ -41,7 +41,6 @@ class Primitive:
     view        (layout of the input, node) -> layout of the output, for operations that only look at memory otherwise;
                 None from it means the input has to be copied first
     operands    the layouts a kernel takes: "any", "matrix" (the last two axes as BLAS takes them), "dense"
-    scratch     (node) -> shape and dtype of memory the kernel needs while it runs
     flops       (node) -> floating-point operations
     """
 
@@ -52,7 +51,6 @@ class Primitive:
     overwrites: tuple[int, ...] = ()
     view: Callable[[Layout, Tensor], Layout | None] | None = None
     operands: str = "any"
-    scratch: Callable[[Tensor], Sequence[Spec]] | None = None
     flops: Callable[[Tensor], Size] = _one_per_value
     samples: tuple[Sample, ...] = ()
 

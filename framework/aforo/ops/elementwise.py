@@ -53,7 +53,6 @@ def _unary(
     high: float = 2.0,
     stops: str = "",
     overwrites: tuple[int, ...] = (0,),
-    scratch: Callable[[Tensor], list[Spec]] | None = None,
 ) -> Callable[[Any], Tensor]:
     op = primitive_name or name
     primitive(
@@ -62,7 +61,6 @@ def _unary(
         gradient=gradient,
         stops=stops,
         overwrites=overwrites,
-        scratch=scratch,
         samples=(Sample(((3, 4),), low=low, high=high), Sample(((1,),), low=low, high=high)),
     )
 
@@ -91,7 +89,6 @@ erf = _unary(
     "erf",
     lambda y, g: (g * (exp(-square(y.inputs[0])) * _TWO_OVER_ROOT_PI),),
     "The error function, elementwise (Abramowitz and Stegun, 7.1.1).",
-    scratch=lambda node: [(node.shape, node.dtype)] * 4,
     overwrites=(),
 )
 floor = _unary("floor", None, "The largest whole number not above x, elementwise.", stops=_CONSTANT_STEPS)

@@ -1,6 +1,6 @@
 """Order, lifetimes, sharing and offsets: from a graph to a plan."""
 
-from .lower import Constant, Operand
+from .draft import Constant, Operand
 from .plan import Buffer, Plan, PlannedStep, PlannedValue, make_plan
 from .verify import verify
 

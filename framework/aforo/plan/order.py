@@ -6,7 +6,7 @@ from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 
 from ..graph import UPDATE
-from .lower import Draft
+from .draft import Draft
 
 
 def dependencies(draft: Draft) -> list[set[int]]:
@@ -14,13 +14,14 @@ def dependencies(draft: Draft) -> list[set[int]]:
 
     Those that write what it reads; and before the first write of a variable's new value, every reader of its old one.
     """
-    writer = {step.write: index for index, step in enumerate(draft.steps)}
+    writer = draft.writers()
     before = [{writer[read.value] for read in step.reads if read.value in writer} for step in draft.steps]
     readers = draft.readers()
     for variable, chain in draft.chains.items():
         old = draft.old.get(variable)
         if old is not None:
-            before[chain[0]].update(index for index in readers[old] if index != chain[0])
+            first = writer[chain[0]]
+            before[first].update(index for index in readers[old] if index != first)
     return before
 
 
@@ -31,7 +32,8 @@ def settle(draft: Draft) -> list[set[int]]:
         stuck = _stuck(before)
         if not stuck:
             return before
-        waiting = [variable for variable, chain in draft.chains.items() if chain[0] in stuck]
+        writer = draft.writers()
+        waiting = [variable for variable, chain in draft.chains.items() if writer[chain[0]] in stuck]
         draft.release(waiting[0])
 
 
@@ -61,8 +63,9 @@ def by_creation(draft: Draft, before: list[set[int]]) -> list[int]:
     """The order of creation, with updates as early as they are legal."""
     after = _after(before)
     missing = [len(earlier) for earlier in before]
-    updates = {index for chain in draft.chains.values() for index in chain}
-    rank = [(0 if index in updates or step.node.place.phase == UPDATE else 1, index) for index, step in enumerate(draft.steps)]
+    writer = draft.writers()
+    updates = {writer[value] for chain in draft.chains.values() for value in chain}
+    rank = [(0 if index in updates or step.place.phase == UPDATE else 1, index) for index, step in enumerate(draft.steps)]
     ready = [rank[index] for index, n in enumerate(missing) if not n]
     heapify(ready)
     order = []
@@ -90,7 +93,7 @@ def by_release(draft: Draft, before: list[set[int]], nbytes: Callable[[int], int
     def profitable(index: int) -> bool:
         step = draft.steps[index]
         freed = sum(size[v] for v in {read.value for read in step.reads} if left[v] == 1)
-        return freed >= size[step.write]
+        return freed >= sum(size[value] for value in step.writes)
 
     oldest: list[int] = []
     cheap: list[int] = []

@@ -10,10 +10,11 @@ from typing import Any
 from aforo_backends.contract import Profile, round_up
 
 from ..collector import uncollected
-from ..graph import PRIMITIVES, Graph, Place, Tensor, Variable
+from ..graph import Graph, Place, Variable
 from ..specs import Layout, Shape, Size, count, value_bytes
 from . import offsets
-from .lower import Constant, Draft, Operand, Step, for_backend, lower
+from .draft import Constant, Draft, Operand, Step
+from .lower import for_backend, lower
 from .order import by_creation, by_release, settle
 from .verify import verify
 
@@ -38,7 +39,7 @@ class PlannedStep:
     op: str
     attributes: dict[str, Any]
     reads: tuple[Operand, ...]
-    write: Operand
+    writes: tuple[Operand, ...]
     scratch: tuple[Operand, ...]
     place: Place
     flops: Size
@@ -114,7 +115,7 @@ class Plan:
             return f"arena+{value.offset}" if value.offset is not None else f"{value.constant}"
 
         return "\n".join(
-            f"{i:4d} {step.op:12s} {where(step.write)} <- {', '.join(map(where, step.reads))}"
+            f"{i:4d} {step.op:12s} {', '.join(map(where, step.writes))} <- {', '.join(map(where, step.reads))}"
             for i, step in enumerate(self.steps)
         )
 
@@ -122,7 +123,7 @@ class Plan:
 @uncollected
 def make_plan(graph: Graph, profile: Profile, sizes: Mapping[str, int]) -> Plan:
     """Decide the order, what shares memory, and the offsets; then check all of it independently."""
-    draft = lower(for_backend(graph, profile))
+    draft = lower(for_backend(graph, profile), profile, sizes)
     before = settle(draft)
 
     known: dict[tuple[Shape, str], int] = {}
@@ -152,29 +153,19 @@ def make_plan(graph: Graph, profile: Profile, sizes: Mapping[str, int]) -> Plan:
             for where, (interval, values) in zip(found, buffers, strict=True)
         ),
         outputs=dict(draft.outputs),
-        updates={variable: draft.steps[chain[-1]].write for variable, chain in draft.chains.items()},
+        updates={variable: chain[-1] for variable, chain in draft.chains.items()},
     )
     verify(plan)
     return plan
 
 
 def _planned(draft: Draft, order: list[int]) -> tuple[PlannedStep, ...]:
-    known: dict[Any, Size] = {}
-
-    def flops(node: Tensor) -> Size:
-        key = node.op, node.shape, tuple(x.shape for x in node.inputs)
-        if key not in known:
-            known[key] = node.primitive.flops(node)
-        return known[key]
-
     def whole(value: int) -> Operand:
         return Operand(value, Layout.dense(draft.values[value].shape))
 
     def planned(step: Step) -> PlannedStep:
-        node, own = step.node, step.op == step.node.op  # else a copy that the node needs
-        scratch = tuple(map(whole, step.scratch))
-        attributes, cost = (node.attributes, flops(node)) if own else ({}, 0)
-        return PlannedStep(step.op, attributes, step.reads, whole(step.write), scratch, node.place, cost)
+        writes, scratch = tuple(map(whole, step.writes)), tuple(map(whole, step.scratch))
+        return PlannedStep(step.op, step.attributes, step.reads, writes, scratch, step.place, step.flops)
 
     return tuple(planned(draft.steps[index]) for index in order)
 
@@ -193,15 +184,19 @@ def _share(draft: Draft, order: list[int], nbytes: Any) -> list[tuple[offsets.In
         step = draft.steps[index]
         for value in step.scratch:
             members[value], first[value], start[value], last[value] = [value], value, now, now
-        out = step.write
-        if not draft.values[out].in_arena:
-            continue
-        taken = next((read for i, read in enumerate(step.reads) if _takes_over(draft, step, i, last, now)), None)
-        if taken is None:
-            members[out], first[out], start[out] = [out], out, now
-        else:
-            first[out] = first[taken.value]
-            members[first[out]].append(out)
+        given: set[int] = set()  # inputs whose memory an output of this step took
+        for out in step.writes:
+            if not draft.values[out].in_arena:
+                continue
+            taken = next(
+                (read.value for i, read in enumerate(step.reads) if _takes_over(draft, step, i, out, last, now, given)), -1
+            )
+            if taken < 0:
+                members[out], first[out], start[out] = [out], out, now
+            else:
+                given.add(taken)
+                first[out] = first[taken]
+                members[first[out]].append(out)
     return [
         (
             offsets.Interval(
@@ -213,15 +208,15 @@ def _share(draft: Draft, order: list[int], nbytes: Any) -> list[tuple[offsets.In
     ]
 
 
-def _takes_over(draft: Draft, step: Step, position: int, last: list[int], now: int) -> bool:
+def _takes_over(draft: Draft, step: Step, position: int, written: int, last: list[int], now: int, given: set[int]) -> bool:
     read = step.reads[position]
-    if last[read.value] != now or position not in PRIMITIVES[step.op].overwrites:
+    if last[read.value] != now or position not in step.overwrites or read.value in given:
         return False
-    value, out = draft.values[read.value], draft.values[step.write]
-    dense = Layout.dense(out.shape)
+    value, out = draft.values[read.value], draft.values[written]
+    walk = Layout.dense(out.shape).walk
     return (
         value.in_arena
         and value.dtype == out.dtype
         and count(value.shape) == count(out.shape)
-        and all(other.layout == dense for other in step.reads if other.value == read.value)
+        and all(other.layout.walk == walk for other in step.reads if other.value == read.value)
     )

@@ -7,16 +7,18 @@ so no two live values can overlap, no variable is overwritten before its old val
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from aforo_backends.contract import OVERWRITTEN
 
 from ..errors import Error
 from ..graph import PRIMITIVES, Variable
 from ..specs import DTYPES, Layout, at
 
 if TYPE_CHECKING:
-    from .lower import Operand
-    from .plan import Plan
+    from .draft import Operand
+    from .plan import Plan, PlannedStep
 
 
 class _Memory:
@@ -92,7 +94,7 @@ def verify(plan: Plan, sizes: Mapping[str, int] | None = None) -> None:
             raise fault(step, f"reads value {operand.value}, whose bytes were overwritten or never written")
         return where
 
-    written = {step.write.value for step in plan.steps} | {operand.value for step in plan.steps for operand in step.scratch}
+    written = {operand.value for step in plan.steps for operand in (*step.writes, *step.scratch)}
     for index, value in enumerate(plan.values):
         if value.offset is None and index not in written:
             home = value.variable if value.variable is not None else value.constant
@@ -107,23 +109,27 @@ def verify(plan: Plan, sizes: Mapping[str, int] | None = None) -> None:
 
     for number, step in enumerate(plan.steps):
         looks = [read(operand, number) for operand in step.reads]
-        target = locate(step.write)
-        if target[0] is arena and target[2] > plan.peak_bytes:
-            raise fault(number, "writes beyond the arena")
-        for position, (operand, where) in enumerate(zip(step.reads, looks, strict=True)):
-            if where[0] is target[0] and where[1] < target[2] and target[1] < where[2]:
-                allowed = any(
-                    other.value == operand.value and i in PRIMITIVES[step.op].overwrites for i, other in enumerate(step.reads)
-                )
-                identical = operand.layout == step.write.layout and where == target
-                if not (allowed and identical):
-                    raise fault(number, f"writes over its input {position}")
+        targets = [locate(write) for write in step.writes]
+        for write, target in zip(step.writes, targets, strict=True):
+            if target[0] is arena and target[2] > plan.peak_bytes:
+                raise fault(number, "writes beyond the arena")
+            if sum(_meet(target, other) for other in targets) > 1:
+                raise fault(number, "writes two values to the same bytes")
+            for position, (operand, where) in enumerate(zip(step.reads, looks, strict=True)):
+                if _meet(where, target):
+                    allowed = any(
+                        other.value == operand.value and i in _overwritten(step) for i, other in enumerate(step.reads)
+                    )
+                    identical = operand.layout.walk == write.layout.walk and where == target
+                    if not (allowed and identical):
+                        raise fault(number, f"writes over its input {position}")
         for scratch in step.scratch:
-            memory, start, end = locate(scratch)
-            if end > plan.peak_bytes or any(m is memory and a < end and start < b for m, a, b in [*looks, target]):
+            memory, start, end = where = locate(scratch)
+            if end > plan.peak_bytes or any(_meet(where, other) for other in (*looks, *targets)):
                 raise fault(number, "has scratch memory that meets its operands")
             memory.write(start, end, scratch.value)
-        target[0].write(target[1], target[2], step.write.value)
+        for write, (memory, start, end) in zip(step.writes, targets, strict=True):
+            memory.write(start, end, write.value)
     for operand in plan.outputs.values():
         read(operand, len(plan.steps) - 1)
     for home, index in before.items():  # what is not updated keeps its value; what is, has its new one
@@ -133,7 +139,16 @@ def verify(plan: Plan, sizes: Mapping[str, int] | None = None) -> None:
         read(_whole(plan, index), len(plan.steps) - 1)
 
 
+def _overwritten(step: PlannedStep) -> Sequence[int]:
+    record = PRIMITIVES.get(step.op)
+    return range(len(step.reads))[OVERWRITTEN[step.op]] if record is None else record.overwrites
+
+
+def _meet(a: tuple[_Memory, int, int], b: tuple[_Memory, int, int]) -> bool:
+    return a[0] is b[0] and a[1] < b[2] and b[1] < a[2]
+
+
 def _whole(plan: Plan, index: int) -> Operand:
-    from .lower import Operand
+    from .draft import Operand
 
     return Operand(index, Layout.dense(plan.values[index].shape))
