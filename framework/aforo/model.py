@@ -465,6 +465,10 @@ class Model(Layer):
 
         return draw(self, path, scale, notation, x, y, colour)
 
+    def _repr_svg_(self) -> str | None:
+        """What a notebook shows of a model: its layers, if they are known and few enough to be looked at."""
+        return self.draw().svg if self.built and len(self.layers) <= 50 else None
+
     def explain(self, x: Any = None, y: Any = None, *, latex: bool = False) -> Explanation:
         """The forward and the derived backward of a training step, as one writes them on a whiteboard, with shapes.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from .graph import Spelling, Tensor, ancestors, apply, leaf
 from .layers import Activation, Add, BatchNormalization, Concatenate, Dense, Dropout, Flatten, Multiply, Reshape
 from .layers.activation import KNOWN
 from .layers.layer import Call, Layer, flattened, mapped
+from .ops.elementwise import scalar_source
 from .specs import Dim, Shape
 
 if TYPE_CHECKING:
@@ -145,6 +146,7 @@ class _Builder:
         self.steps: list[Step] = []
         self.where: dict[int, int] = {}  # the value a tensor stands for, by the tensor's identity
         self.names: Counter[str] = Counter()
+        self.feedbacks: list[Tensor] = []
         self.output_names: dict[int, str] = {}
 
     def value(self, name: str, tensor: Tensor, symbolic: Tensor | None = None) -> int:
@@ -157,7 +159,21 @@ class _Builder:
         return len(self.values) - 1
 
     def known(self, value: Any) -> tuple[int, ...]:
-        return tuple(self.where[id(x)] for x in flattened(value) if id(x) in self.where)
+        tensors = flattened(value)
+        for x in tensors:
+            if id(x) not in self.where and getattr(x, "connected", None) is not None:
+                self.feedbacks.append(x)
+                self.value("", x if not self.again else leaf(x.variable), x)
+        return tuple(self.where[id(x)] for x in tensors if id(x) in self.where)
+
+    def close(self) -> None:
+        """Say what each feedback is one step late, now that all values are there."""
+        for x in self.feedbacks:
+            (source,) = self.known(x.connected)  # type: ignore[attr-defined]
+            place, given = self.where[id(x)], x.variable.name
+            name = f"{self.values[source].name}(t−1)" if given == "Feedback" else given
+            self.values[place] = replace(self.values[place], name=name)
+            self.steps.append(Step(name, "Feedback", "one step late", (source,), (place,), EACH, late=True))
 
     def letter(self, layer: Layer, inputs: tuple[int, ...]) -> str:
         if id(layer) in self.numbers:
@@ -245,7 +261,16 @@ class _Builder:
         weights = tuple(
             (x.variable.name, tuple(map(int, x.shape))) for x in node.inputs if x.op == "variable" and not x.symbolic
         )
-        self.steps.append(Step(name, "operation", _SIGNS.get(name, name), inputs, (end,), links, weights=weights))
+        sign = _SIGNS.get(name, name)
+        for x in node.inputs:
+            number = scalar_source(x)
+            if (
+                number is not None
+                and number.op == "constant"
+                and (number.attributes["times"], number.attributes["per"]) == (1, 1)
+            ):
+                sign += f" {number.attributes['value']:g}"
+        self.steps.append(Step(name, "operation", sign, inputs, (end,), links, weights=weights))
 
 
 def outline(model: Model, split: bool = False, inputs: Sequence[Tensor] | None = None) -> Outline:
@@ -273,4 +298,5 @@ def outline(model: Model, split: bool = False, inputs: Sequence[Tensor] | None =
         elif inputs is not None:
             builder.now[id(record)] = apply(record.op, *map(builder.current, record.inputs), **record.attributes)
     outputs = tuple(builder.where[id(x)] for x in model.outputs)
+    builder.close()
     return Outline(model.name, tuple(builder.values), tuple(builder.steps), given, outputs)
