@@ -9,7 +9,7 @@ from itertools import pairwise
 
 INK, FAINT, LINE, PAPER, LATE = "#1b1f2a", "#4a5264", "#5d677c", "#ffffff", "#a3195b"
 FONT = "Helvetica, Arial, 'DejaVu Sans', sans-serif"
-_NARROW, _WIDE = set("ijl.,:;|'!()[]f/ ·`"), set("mwMW@%—–")
+_NARROW, _WIDE = set("ijl.,:;|'!()[]f/ ·`"), set("mwMW@%—–…⊙")
 Point = tuple[float, float]
 
 
