@@ -1,7 +1,40 @@
-"""One BLAS thread for the tests: two that spin while another process has the cores made a test forty times slower."""
+"""Threads and the device of the tests.
+
+AFORO_TEST_DEVICE=simulated (or cuda) lets that backend stand in wherever a test says nothing, or "cpu".
+"""
 
 import os
 import sys
+from typing import Any
 
+import pytest
+
+# One BLAS thread: two that spin while another process has the cores made a test forty times slower.
 assert "numpy" not in sys.modules, "set the threads before NumPy is loaded"
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+DEVICE = os.environ.get("AFORO_TEST_DEVICE", "cpu")
+
+if DEVICE != "cpu":
+    import aforo_backends
+
+    aforo_backends._BUILT_IN["cpu"] = aforo_backends._BUILT_IN[DEVICE]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what is about the CPU itself when another device stands in for it."""
+    if DEVICE != "cpu":
+        mark = pytest.mark.skip(reason=f"it is about NumPy, and {DEVICE} stands in for the CPU")
+        for item in items:
+            if item.get_closest_marker("about_numpy"):
+                item.add_marker(mark)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """The figure the tests of exactness arrive at, however many processes ran them."""
+    reports = [each for kind in ("passed", "failed") for each in terminalreporter.stats.get(kind, [])]
+    properties = [value for each in reports for name, value in each.user_properties if name == "exactness"]
+    differences = [difference for values in properties for difference in values]
+    if differences:
+        low, off = sum(each < 0 for each in differences), max(map(abs, differences))
+        terminalreporter.write_line(f"memory: {len(differences)} random cases, {low} estimated too low, off by {off} B at most")

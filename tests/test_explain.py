@@ -321,6 +321,11 @@ def test_frozen_layers_have_no_slopes() -> None:
     assert [line.name for line in model.explain() if line.phase == "backward"] == ["δ2", "δE/δW2", "δE/δB2"]
 
 
+def test_what_is_used_twice_stands_on_a_line_of_its_own() -> None:
+    texts = {line.name: line.text for line in case("batch normalization")[0].explain()}
+    assert texts["z1"] == "t1 − meanᵢ(t1)" and texts["z2"] == "1 / √(meanᵢ(z1²) + 0.001)" and texts["h2"] == "z1 ⊙ z2 ⊙ γ2 + β2"
+
+
 def test_dropout_shows_its_mask() -> None:
     model = stack(af.Dense(4), af.Dropout(0.2), af.Dense(2))
     model.compile("mse")

@@ -70,6 +70,7 @@ def test_total_bytes_are_what_the_first_training_step_allocates(net: Net) -> Non
         assert report.total_bytes == parts(report) == model.memory(batch_size=net.batch).total_bytes
 
 
+@pytest.mark.about_numpy
 @every_net
 def test_further_steps_allocate_nothing(net: Net) -> None:
     x, y = net.data(net.batch)
@@ -91,6 +92,7 @@ def test_further_steps_allocate_nothing(net: Net) -> None:
         assert af.memory.allocations("cpu") == made
 
 
+@pytest.mark.about_numpy
 @every_net
 def test_a_model_that_only_predicts_holds_its_smaller_plan(net: Net) -> None:
     x, _ = net.data(net.batch)
@@ -110,6 +112,7 @@ def test_a_model_that_only_predicts_holds_its_smaller_plan(net: Net) -> None:
         assert report.optimizer_state_bytes == 0 and report.total_bytes < training.total_bytes
 
 
+@pytest.mark.about_numpy
 @every_net
 def test_the_report_accounts_for_each_byte_by_layer_and_by_instruction(net: Net) -> None:
     model = net.model()
@@ -127,6 +130,68 @@ def test_the_report_accounts_for_each_byte_by_layer_and_by_instruction(net: Net)
         assert sum(counts) * item <= m.parameters_bytes < sum(counts) * item + padding
         slots = sum(counts) * item if training and "momentum" in net.optimizer else 0
         assert slots <= m.optimizer_state_bytes <= (slots + padding if slots else 0)
+
+
+@every_net
+def test_the_timeline_says_who_holds_the_peak(net: Net) -> None:
+    for training in (True, False):
+        m = net.model().memory(net.batch, training)
+        peak, live = m.timeline.peak, [moment.live_bytes for moment in m.timeline]
+        assert len(m.timeline) == len(live) and m.timeline[peak] == m.timeline[peak : peak + 1][0]
+        assert live[peak] == max(live) and live.index(max(live)) == peak
+        padding = m.layers[-1].held_bytes
+        assert sum(holder.nbytes for holder in m.timeline.holders) + padding == live[peak]
+        held: dict[str, int] = {}
+        for holder in m.timeline.holders:
+            assert holder.start <= peak <= holder.end < len(live)
+            assert prod(holder.shape) <= holder.nbytes <= prod(holder.shape) * 8 + 63
+            held[holder.layer] = held.get(holder.layer, 0) + holder.nbytes
+        assert {row.name: row.held_bytes for row in m.layers[:-1] if row.held_bytes} == held
+        assert [h.nbytes for h in m.timeline.holders] == sorted((h.nbytes for h in m.timeline.holders), reverse=True)
+        assert m.gap_bytes == m.arena_bytes - m.lower_bound_bytes >= 0
+        text = str(m)
+        assert f"instruction {peak + 1} of {len(live)}" in text and "held there by" in text
+
+
+def test_the_peak_of_a_wide_batch_is_held_by_the_activations() -> None:
+    net = Net((10, 50, 50, 50, 2), ("tanh", "tanh", "tanh", "none"), batch=1000)
+    m = net.model().memory(1000)
+    activations = [h for h in m.timeline.holders if h.op == "tanh" and h.phase == "forward"]
+    assert {h.shape for h in activations} == {(1000, 50)}
+    assert {h.layer for h in activations} >= {"dense", "dense_1"}  # the third one's gradient may be written over it by then
+    assert sum(h.nbytes for h in m.timeline.holders[:4]) > 0.75 * m.arena_bytes
+
+
+def test_the_operations_of_each_layer_are_its_products_and_little_else() -> None:
+    """A product of b × m by m × n takes 2·b·m·n: one forward, one for the kernel, one for what is below, if anything is."""
+    net = Net((300, 200, 100, 50), ("none", "relu", "none"), batch=64)
+    model = net.model()
+    for training in (True, False):
+        m = model.memory(64, training)
+        for i, (row, d_in, n) in enumerate(zip(m.layers, net.widths, net.widths[1:], strict=False)):
+            products = (1 + training * (1 + (i > 0))) * 2 * 64 * d_in * n
+            assert products <= row.flops <= products * 1.06
+        assert m.flops == sum(row.flops for row in m.layers)
+
+
+def test_a_report_of_a_fit_lists_what_fit_holds_besides() -> None:
+    m = PLAIN.model().memory(32, rows=50_000, validation_rows=7)
+    assert m.data_bytes == 50_000 * (4 * (3 + 2) + 8) + 7 * 4 * (3 + 2)
+    assert m.total_bytes == parts(m) and m.programs == ("training", "evaluation")
+    text = str(m)
+    assert "a fit over 50,000 rows holds besides" in text and "400,000 B" in text and "on the host" in text
+    assert PLAIN.model().memory(32).data_bytes == 0
+    small = PLAIN.model().memory(32, rows=5)
+    assert small.total_bytes == PLAIN.model().memory(5).total_bytes and small.batch_size == 32
+
+
+def test_a_plan_for_cuda_lists_estimates_of_what_lies_outside() -> None:
+    m = PLAIN.model().memory(32, device="cuda")
+    assert m.reserve and all(line.nbytes > 0 and "estimate, not measured here" in line.measured for line in m.reserve)
+    assert m.total_bytes % 512 == 0
+    assert "outside: CUDA context about" in str(m) and "estimate, not measured here" in str(m)
+    assert PLAIN.model().memory(32, device="simulated").total_bytes == m.total_bytes
+    assert PLAIN.model().memory(32, device="simulated").reserve == ()
 
 
 def test_an_arena_holds_at_least_what_the_backward_must_keep() -> None:
@@ -255,6 +320,7 @@ def test_a_printed_report_and_a_summary_show_what_each_layer_holds(capsys: pytes
 def test_a_report_is_plain_data_that_json_can_write() -> None:
     report = PLAIN.model().memory(batch_size=32)
     data = json.loads(json.dumps(report.to_dict()))
+    assert data == report.to_dict()
     assert data["total_bytes"] == report.total_bytes
     assert [row["held_bytes"] for row in data["layers"]] == [row.held_bytes for row in report.layers]
     assert data["batch_size"] == 32 and data["device"] == "cpu"

@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import aforo as af
+import aforo_backends
 from aforo import ops
 from aforo.device import CPU
 from aforo.gradient import gradient
@@ -29,12 +30,15 @@ from aforo.graph import PRIMITIVES, Graph, Tensor, Variable, apply, leaf, merge
 from aforo.graph import verify as verify_graph
 from aforo.plan import Operand, Plan, make_plan, verify
 from aforo.specs import BATCH, DTYPES, Layout, at
-from aforo_backends.contract import Profile
+from aforo_backends.contract import OVERWRITTEN, Profile
 
 ROOT = Path(__file__).parent.parent
 MIB = 2**20
-# A backend with other data: coarser alignment, a pool that rounds, sums of its own.
+pytestmark = pytest.mark.about_numpy  # at whose plans most of these look
+
+# A backend with other data: coarser alignment, a pool that rounds, sums of its own. And one whose steps share kernels.
 POOLED = Profile(name="pooled", alignment=256, slack=0, rounding=512, product_sums=False)
+FUSING = aforo_backends.profile("cuda")
 
 
 # --- independent views of a plan --------------------------------------------------------------------------------------
@@ -67,12 +71,17 @@ def lower_bound(plan: Plan) -> int:
         for number in range(start, end + 1):
             live[number] += padded(plan, value)
     for number, step in enumerate(plan.steps):
-        where = plan.values[step.writes[0].value].offset
-        over = {read.value for read in step.reads if read.value in lives and plan.values[read.value].offset == where}
+        where = [plan.values[write.value].offset for write in step.writes]
+        over = {read.value for read in step.reads if read.value in lives and plan.values[read.value].offset in where}
         live[number] -= sum(padded(plan, value) for value in over)
     most = max(live, default=0)
     profile = plan.profile
     return -(-(most + profile.slack) // profile.rounding) * profile.rounding if most else 0
+
+
+def walk(layout: Layout) -> list[tuple[Any, Any]]:
+    """Sizes and steps of the axes that are longer than 1."""
+    return [(size, step) for size, step in zip(layout.shape, layout.strides, strict=True) if size != 1]
 
 
 def overlaps(plan: Plan) -> list[tuple[int, int]]:
@@ -85,10 +94,12 @@ def overlaps(plan: Plan) -> list[tuple[int, int]]:
     together = (start[:, None] <= end) & (start <= end[:, None]) & (low[:, None] < high) & (low < high[:, None])
     allowed = set()
     for number, step in enumerate(plan.steps):
+        may = range(len(step.reads))[OVERWRITTEN[step.op]] if step.op in OVERWRITTEN else PRIMITIVES[step.op].overwrites
         for i, read in enumerate(step.reads):
-            same = all(r.layout == step.writes[0].layout for r in step.reads if r.value == read.value)
-            if i in PRIMITIVES[step.op].overwrites and same and read.value in lives and lives[read.value][1] == number:
-                allowed.add(frozenset((read.value, step.writes[0].value)))
+            for write in step.writes:
+                same = all(walk(r.layout) == walk(write.layout) for r in step.reads if r.value == read.value)
+                if i in may and same and read.value in lives and lives[read.value][1] == number:
+                    allowed.add(frozenset((read.value, write.value)))
     pairs = [(values[i], values[j]) for i, j in zip(*np.nonzero(together), strict=True) if i < j]
     return [pair for pair in pairs if frozenset(pair) not in allowed]
 
@@ -98,9 +109,10 @@ def late_readers(plan: Plan) -> list[tuple[int, int]]:
     first_write: dict[int, int] = {}
     written = {operand.value for step in plan.steps for operand in step.writes}
     for number, step in enumerate(plan.steps):
-        owner = plan.values[step.writes[0].value].variable
-        if owner is not None:
-            first_write.setdefault(id(owner), number)
+        for write in step.writes:
+            owner = plan.values[write.value].variable
+            if owner is not None:
+                first_write.setdefault(id(owner), number)
     return [
         (first_write[id(plan.values[r.value].variable)], number)
         for number, step in enumerate(plan.steps)
@@ -169,13 +181,13 @@ def random_stack(seed: int) -> tuple[af.Sequential, int]:
 
 @cache
 def random_plans() -> list[tuple[Plan, float]]:
-    """300 plans of training steps, and the processor time each took; every third for another backend."""
+    """300 plans of training steps, and the processor time each took; for three backends in turn."""
     plans = []
     for seed in range(300):
         model, batch = random_stack(seed)
         graph = model.graph("training")
         started = process_time()
-        plan = make_plan(graph, POOLED if seed % 3 == 0 else CPU.profile, {"batch": batch})
+        plan = make_plan(graph, (POOLED, CPU.profile, FUSING)[seed % 3], {"batch": batch})
         plans.append((plan, process_time() - started))
     return plans
 

@@ -194,6 +194,7 @@ IN_PLACE = [
 ]
 
 
+@pytest.mark.about_numpy
 @each_float
 @cases(IN_PLACE)
 def test_working_in_place_gives_the_same_numbers(record: Primitive, sample: Sample, position: int, dtype: str) -> None:
@@ -208,6 +209,7 @@ def test_working_in_place_gives_the_same_numbers(record: Primitive, sample: Samp
     assert runner.run()["y"].tobytes() == result(applied(record, sample, apart)).tobytes()
 
 
+@pytest.mark.about_numpy
 @cases(IN_PLACE)
 def test_an_update_in_place_gives_the_same_numbers(record: Primitive, sample: Sample, position: int) -> None:
     arrays = sample_inputs(sample, "float32")
@@ -363,6 +365,7 @@ def test_what_a_kernel_keeps_or_holds_for_a_moment_is_seen() -> None:
 # --- adding one -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.about_numpy
 def test_an_elementwise_primitive_is_one_record(monkeypatch: pytest.MonkeyPatch) -> None:
     tanh = PRIMITIVES["tanh"]
     sample = Sample(((3, 4),), low=0.3)

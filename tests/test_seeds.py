@@ -57,6 +57,7 @@ def test_another_seed_gives_other_weights_and_other_shuffles() -> None:
     assert not np.array_equal(trained(11, fit_seed=4)[0], trained(11, fit_seed=5)[0])
 
 
+@pytest.mark.about_numpy
 def test_the_same_seed_gives_the_same_training_in_another_process() -> None:
     root = Path(__file__).parents[1]
     paths = [str(root / "framework"), str(root / "backends"), str(root / "tests")]

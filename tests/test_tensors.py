@@ -777,6 +777,7 @@ def test_a_mistake_with_tensors_is_named_at_its_line(
 # --- losses as functions ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.about_numpy
 def test_a_loss_is_a_layer_that_predictions_know_nothing_of() -> None:
     y, p = drawn(6, 3), drawn(6, 3, seed=1)
     assert_close(float(af.losses.mse(y, double(p))), ((y - p) ** 2).mean(), 1e-14)

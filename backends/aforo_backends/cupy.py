@@ -14,7 +14,7 @@ import cupy  # type: ignore[import-not-found]
 import numpy as np
 
 from .cuda import Call, HostArray, Matrix, Product
-from .fused import Launch
+from .source import Launch
 
 _CUBLAS_OP = {False: 0, True: 1}  # as it is, transposed
 _TYPES = {"float32": (0, 68, ctypes.c_float), "float64": (1, 70, ctypes.c_double)}  # CUDA_R_*, CUBLAS_COMPUTE_*, scalars

@@ -10,21 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import prod
 
-from .contract import Instruction, View
-from .fused import (
-    BLOCK,
-    C_TYPES,
-    EXPRESSIONS,
-    FOLDS,
-    Launch,
-    blocks_for,
-    collapsed,
-    elementwise,
-    fused,
-    grid_loop,
-    kernel,
-    steps,
-)  # fmt: skip
+from .contract import Instruction, Line, View
+from .fused import FOLDS, fused
+from .source import BLOCK, C_TYPES, EXPRESSIONS, Launch, blocks_for, collapsed, elementwise, grid_loop, kernel, steps
 
 
 def launches(instruction: Instruction) -> list[Launch]:
@@ -98,6 +86,14 @@ def _reduction(instruction: Instruction) -> list[Launch]:
     return [Launch(name, source, blocks_for(values[0]), BLOCK, (("out", 0), ("in", 0)), tuple(values))]
 
 
+def _argmax(instruction: Instruction) -> list[Launch]:
+    """An argmax that shares its kernel with nothing."""
+    (x,) = instruction.inputs
+    last = len(x.shape) - 1
+    whole = {"lines": (Line("argmax", "int64", (0,)),), "shape": x.shape, "reduced": (last,), "results": ((1, True),)}
+    return fused(replace(instruction, attributes=whole))
+
+
 # --- rows and random numbers ------------------------------------------------------------------------------------------
 
 
@@ -164,6 +160,7 @@ _BUILDERS: dict[str, Callable[[Instruction], list[Launch]]] = {
     "pad": _pad,
     "sum": _reduction,
     "amax": _reduction,
+    "argmax": _argmax,
     "gather": _gather,
     "scatter_add": _scatter_add,
     "uniform": _uniform,

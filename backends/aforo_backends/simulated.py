@@ -21,64 +21,96 @@ import numpy as np
 
 from .contract import Backend, Unavailable, round_up
 from .cuda import Call, CudaBackend, HostArray, Matrix, Product, profile
-from .fused import Launch
+from .source import Launch
 
 PROFILE = profile("simulated")
 
-_SHIM = r"""
-#include <cmath>
-#include <cstring>
+# What all kernels share: where in the grid they are, and the threads of a block. A kernel that waits for its block runs as
+# fibres, in turn, from barrier to barrier; they are made once, and change places without a system call.
+_RUNTIME = r"""
+#include <setjmp.h>
 #include <ucontext.h>
-using namespace std;
 struct dim { unsigned int x; };
-static dim blockIdx, threadIdx, blockDim, gridDim;
+extern "C" {
+dim blockIdx, threadIdx, blockDim, gridDim;
+static ucontext_t beginning, fibre;
+static jmp_buf scheduler, fibres[1024];
+static bool finished[1024];
+static char stacks[1024][16384];
+static volatile int running, made, waiting;
+static void (*kernel)();
+void __syncthreads() {
+    if (!_setjmp(fibres[running])) _longjmp(scheduler, 1);
+    threadIdx.x = running;
+}
+static void live() {
+    for (;;) {
+        kernel();
+        finished[running] = true;
+        if (!_setjmp(fibres[running])) _longjmp(scheduler, 1);
+    }
+}
+void run_block(void (*body)(), int threads) {
+    kernel = body;
+    for (int t = 0; t < threads; t++) finished[t] = false;
+    do {
+        waiting = 0;
+        for (running = 0; running < threads; running = running + 1) if (!finished[running]) {
+            threadIdx.x = running;
+            if (!_setjmp(scheduler)) {
+                if (running < made) _longjmp(fibres[running], 1);
+                made = running + 1;
+                getcontext(&fibre);
+                fibre.uc_stack.ss_sp = stacks[running];
+                fibre.uc_stack.ss_size = sizeof stacks[running];
+                fibre.uc_link = &beginning;
+                makecontext(&fibre, live, 0);
+                swapcontext(&beginning, &fibre);
+            }
+            if (!finished[running]) waiting = 1;
+        }
+    } while (waiting);
+}
+}
+"""
+# What CUDA gives a kernel. No header is read: that is most of the time a small compilation takes.
+_SHIM = r"""
+struct dim { unsigned int x; };
+extern "C" {
+extern dim blockIdx, threadIdx, blockDim, gridDim;
+void __syncthreads();
+void run_block(void (*body)(), int threads);
+}
 #define __global__
 #define __shared__ static
-static inline float __int_as_float(int i) { float f; memcpy(&f, &i, 4); return f; }
-static inline double __longlong_as_double(long long i) { double d; memcpy(&d, &i, 8); return d; }
+static inline float __int_as_float(int i) { float f; __builtin_memcpy(&f, &i, 4); return f; }
+static inline double __longlong_as_double(long long i) { double d; __builtin_memcpy(&d, &i, 8); return d; }
 static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
     return (unsigned long long)(((unsigned __int128)a * b) >> 64);
 }
-static ucontext_t scheduler, fibres[1024];
-static bool finished[1024];
-static char stacks[1024][16384];
-static int running;
-static void __syncthreads() { swapcontext(&fibres[running], &scheduler); threadIdx.x = running; }
-"""
-
-# A kernel that waits for its block runs as fibres, in turn, from barrier to barrier; any other in a plain loop.
+static inline float pow(float a, float b) { return __builtin_powf(a, b); }
+static inline double pow(double a, double b) { return __builtin_pow(a, b); }
+""" + "".join(
+    f"static inline float {name}(float a) {{ return __builtin_{name}f(a); }}\n"
+    f"static inline double {name}(double a) {{ return __builtin_{name}(a); }}\n"
+    for name in ("exp", "log", "log1p", "sqrt", "tanh", "erf", "sin", "cos", "tan", "fabs", "floor")
+)
 _FIBRES = """
 namespace at_{key} {{
 static {arguments_struct}
-static void body() {{ {name}({uses}); finished[running] = true; swapcontext(&fibres[running], &scheduler); }}
+static void body() {{ {name}({uses}); }}
 extern "C" void enter_{key}(unsigned int blocks, unsigned int threads{parameters}) {{
     {stores}
     gridDim.x = blocks; blockDim.x = threads;
-    for (unsigned int b = 0; b < blocks; b++) {{
-        blockIdx.x = b;
-        for (unsigned int t = 0; t < threads; t++) {{
-            finished[t] = false;
-            getcontext(&fibres[t]);
-            fibres[t].uc_stack.ss_sp = stacks[t]; fibres[t].uc_stack.ss_size = sizeof stacks[t]; fibres[t].uc_link = &scheduler;
-            makecontext(&fibres[t], body, 0);
-        }}
-        for (bool some = true; some;) {{
-            some = false;
-            for (unsigned int t = 0; t < threads; t++) if (!finished[t]) {{
-                running = t; threadIdx.x = t; swapcontext(&scheduler, &fibres[t]); some = some || !finished[t];
-            }}
-        }}
-    }}
+    for (blockIdx.x = 0; blockIdx.x < blocks; blockIdx.x++) run_block(body, threads);
 }}
 }}
 """
 _LOOP = """
 extern "C" void enter_{key}(unsigned int blocks, unsigned int threads{parameters}) {{
     gridDim.x = blocks; blockDim.x = threads;
-    for (unsigned int b = 0; b < blocks; b++) for (unsigned int t = 0; t < threads; t++) {{
-        blockIdx.x = b; threadIdx.x = t;
-        {name}({uses});
-    }}
+    for (blockIdx.x = 0; blockIdx.x < blocks; blockIdx.x++)
+        for (threadIdx.x = 0; threadIdx.x < threads; threadIdx.x++) {name}({uses});
 }}
 """
 
@@ -124,7 +156,7 @@ class Kernel:
 
     def __init__(self, launch: Launch) -> None:
         self.launch = launch
-        self.key = hashlib.blake2b((_SHIM + _FIBRES + _LOOP + launch.source).encode(), digest_size=16).hexdigest()
+        self.key = hashlib.blake2b((_RUNTIME + _SHIM + _FIBRES + _LOOP + launch.source).encode(), digest_size=16).hexdigest()
         self.entry: Any = None
 
     def text(self) -> str:
@@ -196,25 +228,33 @@ class SimulatedDriver:
             self._waiting.append(self._kernels[launch.source])
         return self._kernels[launch.source]
 
-    def _compile(self) -> None:
-        """Compile the kernels that wait for it, all in one go; those of earlier processes are found by their source."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        new = [kernel for kernel in self._waiting if not (self._folder / kernel.key).exists()]
-        if new:
-            source = _SHIM + "".join(kernel.text() for kernel in new)
-            library = hashlib.blake2b(source.encode(), digest_size=16).hexdigest() + ".so"
+    def _library(self, source: str) -> str:
+        """The file of the library that a source makes, compiled unless an earlier process did."""
+        name = hashlib.blake2b(source.encode(), digest_size=16).hexdigest() + ".so"
+        if not (self._folder / name).exists():
             with tempfile.TemporaryDirectory(dir=self._folder) as folder:
                 text, made = Path(folder) / "kernels.cpp", Path(folder) / "kernels.so"
                 text.write_text(source)
-                command = [str(compiler()), "-O1", "-w", "-fPIC", "-shared", "-ffp-contract=off", "-o", str(made), str(text)]
-                done = subprocess.run(command, capture_output=True, text=True)
+                options = ["-O1", "-w", "-fPIC", "-shared", "-ffp-contract=off", "-U_FORTIFY_SOURCE"]
+                done = subprocess.run([str(compiler()), *options, "-o", str(made), str(text)], capture_output=True, text=True)
                 if done.returncode:
                     raise RuntimeError(f"kernels do not compile:\n{done.stderr}")
-                made.replace(self._folder / library)
-                for kernel in new:  # one after the other, whole: other processes look for them meanwhile
-                    note = Path(folder) / kernel.key
-                    note.write_text(library)
-                    note.replace(self._folder / kernel.key)
+                made.replace(self._folder / name)
+        return name
+
+    def _compile(self) -> None:
+        """Compile the kernels that wait for it, all in one go; those of earlier processes are found by their source."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        if not self._libraries:
+            name = self._library(_RUNTIME)
+            self._libraries[name] = ctypes.CDLL(str(self._folder / name), mode=ctypes.RTLD_GLOBAL)
+        new = [kernel for kernel in self._waiting if not (self._folder / kernel.key).exists()]
+        if new:
+            library = self._library(_SHIM + "".join(kernel.text() for kernel in new))
+            for kernel in new:  # one after the other, whole: other processes look for them meanwhile
+                note = self._folder / f"{kernel.key}.{os.getpid()}"
+                note.write_text(library)
+                note.replace(self._folder / kernel.key)
         for kernel in self._waiting:
             library = (self._folder / kernel.key).read_text()
             if library not in self._libraries:

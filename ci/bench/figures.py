@@ -38,6 +38,17 @@ model.compile(loss="mse", optimizer="sgd")
 model.memory(32)
 print(time.perf_counter() - started)
 """,
+    "a sweep of 10 batch sizes × 10 widths, five layers, for CUDA (s)": """
+import time, aforo as af
+def build(width):
+    layers = [af.Dense(width, activation="relu") for _ in range(3)]
+    model = af.Sequential([af.Dense(width, activation="relu", input_shape=[784]), *layers, af.Dense(10, activation="softmax")])
+    model.compile(loss="categorical_crossentropy", optimizer="adam", metrics="accuracy")
+    return model
+started = time.perf_counter()
+af.memory.sweep(build, [2**i for i in range(4, 14)], [64 * i for i in range(1, 11)], "cuda")
+print(time.perf_counter() - started)
+""",
     "784-200,000-200,000-10: build, compile, plan (s)": """
 import time, aforo as af
 started = time.perf_counter()

@@ -425,12 +425,25 @@ class Model(Layer):
                 self._workspace = Workspace(target)
         return self
 
-    def memory(self, batch_size: int = 32, training: bool = True, device: Any = None, length: int | None = None) -> Report:
+    def memory(
+        self,
+        batch_size: int = 32,
+        training: bool = True,
+        device: Any = None,
+        length: int | None = None,
+        *,
+        rows: int | None = None,
+        validation_rows: int = 0,
+        weighted: bool = False,
+        programs: Sequence[str] | None = None,
+    ) -> Report:
         """Every byte a training step (or a prediction) of this batch size owns, from the plan that would run.
 
-        length: time steps, for models whose inputs have a time axis.
+        length: time steps, for models whose inputs have a time axis. rows, validation_rows: those of a fit; data_bytes is what
+        it holds besides, and batches are no larger than the data. weighted: with a weight for each sample or class.
+        programs: several of "training", "evaluation" and "prediction", for a model that runs them all in one arena.
         """
-        from .memory import report
+        from .memory.measure import report
 
         if length is not None:
             raise InvalidValue(
@@ -441,8 +454,20 @@ class Model(Layer):
                     fix="model.memory(batch_size)",
                 )
             )
+        more = {"rows": rows, "validation_rows": validation_rows, "weighted": weighted, "programs": programs}
+        return report(self, batch_size, training, device, **more)  # type: ignore[arg-type]
 
-        return report(self, batch_size, training, device)
+    def max_batch_size(self, budget: Any, training: bool = True, device: Any = None) -> int:
+        """The largest batch size with memory(batch_size, training, device).total_bytes within the budget.
+
+        It fits, and one more does not. budget: bytes, or text: "8GiB" is binary, "8GB" decimal. What the report lists outside
+        (`reserve`) is not counted. Where an arena misses its lower bound the total may fall from one size to the next, so that
+        several sizes are such an edge: this is the largest that fits if it is less than 32 below the last that the lower bounds
+        let through, else one edge below.
+        """
+        from .memory.inverse import max_batch_size
+
+        return max_batch_size(self, budget, training, device)
 
     def draw(
         self,

@@ -12,16 +12,16 @@ def render(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], fo
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="")
+    table = Table(box=box.SIMPLE_HEAD)
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     buffer = StringIO()
-    console = Console(file=buffer, width=140, color_system=None, markup=False, emoji=False)
+    console = Console(file=buffer, width=240, color_system=None, markup=False, emoji=False)
     console.print(table, highlight=False)
     lines = [line.rstrip() for line in buffer.getvalue().splitlines()]
-    return "\n".join([line for line in lines if line] + list(footer))
+    return "\n".join([title, *(line for line in lines if line), *footer])
 
 
 def bytes_written(nbytes: int) -> str:

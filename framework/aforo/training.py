@@ -324,11 +324,13 @@ def _train(
     after_batch = _overridden(callbacks, "on_train_batch_end")
     call("on_train_begin", {})
     logs: dict[str, float] = {}
+    order: Array | None = None
     with reporter(shown, epochs.stop) as report:
         for epoch in epochs:
             call("on_epoch_begin", epoch, {})
             started = perf_counter()
             report.start(epoch, batches.rows)
+            del order  # before there is another
             order = generator(seed, f"shuffle/{epoch}").permutation(batches.rows) if shuffle else None
             _reset(model)
             done = 0

@@ -1,0 +1,106 @@
+"""Why a table of batch × width looks as it does: its bytes as a formula, fitted by least squares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .report import Report
+
+# Powers of the batch size b and of the width n in each term.
+_TERMS = ((0, 0), (1, 0), (0, 1), (1, 1), (0, 2))
+_FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Formula:
+    """bytes ≈ constant + per_sample · b + per_unit · n + per_sample_unit · b · n + per_unit_pair · n²
+
+    b is the batch size, n the width. per_sample_unit are the activations: b × n values in each layer that is kept for the
+    backward. per_unit_pair are the weights between layers of that width, their slots, and the gradients that live at the peak.
+    None where the table has too few columns or rows to tell. worst_error is the largest |formula / bytes − 1| in the table:
+    an arena is the most that lives at one instruction, and which one that is may change with b and n.
+    """
+
+    constant: float
+    per_sample: float | None
+    per_unit: float | None
+    per_sample_unit: float | None
+    per_unit_pair: float | None
+    worst_error: float
+
+    def at(self, batch_size: int, width: int) -> float:
+        return sum(
+            (coefficient or 0.0) * float(batch_size**i * width**j)
+            for coefficient, (i, j) in zip(self._coefficients, _TERMS, strict=True)
+        )
+
+    @property
+    def _coefficients(self) -> tuple[float | None, ...]:
+        return self.constant, self.per_sample, self.per_unit, self.per_sample_unit, self.per_unit_pair
+
+    def __str__(self) -> str:
+        names = ("", " · b", " · n", " · b · n", " · n²")
+        known = [(value, name) for value, name in zip(self._coefficients, names, strict=True) if value is not None]
+        text = "".join(f" {'−' if value < 0 else '+'} {_written(abs(value))}{name}" for value, name in known)
+        return f"bytes ≈ {text[3:] if text.startswith(' + ') else text.strip()}  (within {self.worst_error:.1%})"
+
+    def lines(self) -> list[str]:
+        """The formula, and what its terms mean."""
+        found = [f"{self}; b = batch size, n = width"]
+        if self.per_sample_unit is not None:
+            values = self.per_sample_unit / _FLOAT_BYTES
+            found.append(
+                f"  b × n: {_written(self.per_sample_unit)} B for each unit of width and each sample, "
+                f"as {values:.1f} layers' activations in float32"
+            )
+        elif self.per_sample is not None:
+            found.append(f"  b: {_written(self.per_sample)} B for each sample: the batch, and b × n values in every layer")
+        if self.per_unit_pair is not None:
+            found.append(f"  n × n: {_written(self.per_unit_pair)} B: weights between layers of width n, slots, gradients")
+        return found
+
+
+def _written(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def fit(reports: Sequence[Sequence[Report]], batch_sizes: Sequence[int], widths: Sequence[int] | None) -> Formula:
+    """The formula of a table; rows are batch sizes, columns widths.
+
+    What the batch does not change is fitted apart: it depends on the width alone, and nearly without error. Errors count
+    relative to the bytes of their cell.
+    """
+    columns = widths or [0]
+    b, n = (grid.ravel() for grid in np.meshgrid(np.array(batch_sizes, float), np.array(columns, float), indexing="ij"))
+    total = np.array([each.total_bytes for row in reports for each in row], float)
+    moving = np.array([each.batch_bytes + each.arena_bytes + each.state_bytes for row in reports for each in row], float)
+    by_batch = len(set(batch_sizes)) > 1
+    powers = min(3, len(set(columns)))
+    terms = [(i, j) for i, j in _TERMS if (not i or by_batch) and j < powers]
+    still = [(i, j) for i, j in terms if not i]
+    found = _solved(moving, terms, b, n, total) + _padded(_solved(total - moving, still, b, n, total), still, terms)
+    coefficients = dict(zip(terms, found.tolist(), strict=True))
+    estimate = sum(coefficients[i, j] * b**i * n**j for i, j in terms)
+    worst = float(np.abs(estimate / total - 1).max())
+    by_sample, by_unit, by_both, by_pair = (coefficients.get(term) for term in _TERMS[1:])
+    return Formula(coefficients[0, 0], by_sample, by_unit, by_both, by_pair, worst)
+
+
+_Vector = np.ndarray[Any, np.dtype[np.float64]]
+
+
+def _solved(values: _Vector, terms: Sequence[tuple[int, int]], b: _Vector, n: _Vector, weight: _Vector) -> _Vector:
+    table = np.stack([b**i * n**j for i, j in terms], axis=1) / weight[:, None]
+    scale = np.abs(table).max(axis=0)
+    found: _Vector = np.linalg.lstsq(table / scale, values / weight, rcond=None)[0] / scale
+    return found
+
+
+def _padded(found: _Vector, terms: Sequence[tuple[int, int]], wider: Sequence[tuple[int, int]]) -> _Vector:
+    known = dict(zip(terms, found, strict=True))
+    return np.array([known.get(term, 0.0) for term in wider])

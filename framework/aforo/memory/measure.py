@@ -1,0 +1,187 @@
+"""From plans to a report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from .. import device as devices
+from ..errors import InvalidType, InvalidValue, explain, unknown_name
+from ..graph import BATCH, OPTIMIZER_STATE, PARAMETERS, STATE, TENSOR
+from ..plan import Plan, make_plan
+from ..settings import flag, whole
+from ..specs import at, value_bytes
+from ..steps import EVALUATION, PREDICTION, TRAINING
+from .data import held_data
+from .report import Holder, LayerRow, Moment, Report, Timeline
+
+if TYPE_CHECKING:
+    from ..model import Model
+
+PADDING = "(alignment)"
+PROGRAMS = (TRAINING, EVALUATION, PREDICTION)
+
+
+def report(
+    model: Model,
+    batch_size: int = 32,
+    training: bool = True,
+    device: Any = None,
+    *,
+    rows: int | None = None,
+    validation_rows: int = 0,
+    weighted: bool = False,
+    programs: Sequence[str] | None = None,
+) -> Report:
+    """The report of what a model runs: see Model.memory."""
+    batch_size = whole("batch_size", batch_size, 1)
+    validation_rows = whole("validation_rows", validation_rows, 0)
+    weighted = flag("weighted", weighted)
+    kinds = _programs(programs, flag("training", training), validation_rows)
+    if rows is not None:
+        rows = whole("rows", rows, 1)
+    if TRAINING not in kinds and (rows is not None or validation_rows):
+        given = f"rows={rows}" if rows is not None else f"validation_rows={validation_rows}"
+        raise InvalidValue(
+            explain(
+                "rows of data are what fit holds, and this report has no training in it.",
+                expected="a report of training",
+                received=f"programs={kinds}, {given}",
+                fix="model.memory(batch_size, rows=rows)",
+            )
+        )
+    if kinds != (PREDICTION,):
+        model.require_compiled()
+    target = devices.device(model.device if device is None else device)
+
+    def planned(kind: str) -> Plan:
+        limit = rows if kind == TRAINING else validation_rows if kind == EVALUATION else None
+        graph = model.graph(kind, weighted and kind != PREDICTION)
+        return make_plan(graph, target.profile, {"batch": min(batch_size, limit or batch_size)})
+
+    plans = [planned(kind) for kind in kinds]
+    data = held_data(model, target.profile, rows, validation_rows, weighted) if rows is not None else ()
+    roles = _by_role(plans)
+    main = max(plans, key=lambda plan: plan.arena_bytes)
+    return Report(
+        device=str(target),
+        batch_size=batch_size,
+        training=TRAINING in kinds,
+        programs=kinds,
+        parameters_bytes=roles[PARAMETERS],
+        optimizer_state_bytes=roles[OPTIMIZER_STATE],
+        state_bytes=roles[STATE],
+        batch_bytes=roles[BATCH],
+        arena_bytes=main.arena_bytes,
+        lower_bound_bytes=main.lower_bound_bytes,
+        layers=_rows(model, main),
+        timeline=_timeline(main),
+        reserve=target.profile.reserve,
+        rows=rows,
+        data=data,
+    )
+
+
+def _programs(programs: Sequence[str] | None, training: bool, validation_rows: int) -> tuple[str, ...]:
+    """The kinds of programs that share one arena."""
+    if programs is None:
+        kinds = {TRAINING if training else PREDICTION}
+    elif isinstance(programs, str) or not isinstance(programs, Sequence) or not programs:
+        raise InvalidType(
+            explain(
+                "programs is a list of what a model runs.",
+                expected="one or more of " + ", ".join(PROGRAMS),
+                received=repr(programs),
+                fix='programs=["training", "prediction"]',
+            )
+        )
+    else:
+        for kind in programs:
+            if kind not in PROGRAMS:
+                raise unknown_name("program", str(kind), PROGRAMS)
+        kinds = set(programs)
+    if validation_rows:
+        kinds.add(EVALUATION)
+    return tuple(kind for kind in PROGRAMS if kind in kinds)
+
+
+def _by_role(plans: Sequence[Plan]) -> Mapping[str, int]:
+    """Bytes of what outlives a step: each variable and each constant once, at the largest size a plan needs."""
+    held: dict[Any, tuple[str, int]] = {}
+
+    def hold(home: Any, role: str, plan: Plan) -> None:
+        nbytes = plan.profile.footprint(value_bytes(home.shape, home.dtype, plan.sizes))
+        held[home] = role, max(nbytes, held.get(home, (role, 0))[1])
+
+    for plan in plans:
+        for variable in plan.variables:  # an array that the model uses is one of its constants
+            hold(variable, STATE if variable.role == TENSOR else variable.role, plan)
+        for constant in plan.constants:
+            hold(constant, STATE, plan)
+    totals = dict.fromkeys((PARAMETERS, OPTIMIZER_STATE, STATE, BATCH), 0)
+    for role, nbytes in held.values():
+        totals[role] += nbytes
+    return totals
+
+
+def _slack(plan: Plan) -> int:
+    """What the arena takes beyond its values."""
+    return plan.lower_bound_bytes - max(plan.live_bytes, default=0)
+
+
+def _timeline(plan: Plan) -> Timeline:
+    slack = _slack(plan)
+    moments = tuple(
+        Moment(step.op, step.place.layer, step.place.phase, live + slack)
+        for step, live in zip(plan.steps, plan.live_bytes, strict=True)
+    )
+    return Timeline(moments, _peak(plan), _holders(plan))
+
+
+def _peak(plan: Plan) -> int:
+    return max(range(len(plan.steps)), key=plan.live_bytes.__getitem__, default=0)
+
+
+def _holders(plan: Plan) -> tuple[Holder, ...]:
+    """The values in the arena at its peak, largest first."""
+    peak = _peak(plan)
+    written = {operand.value: index for index, step in enumerate(plan.steps) for operand in step.writes}
+    scratch = {operand.value for step in plan.steps for operand in step.scratch}
+    holders = []
+    for buffer in plan.buffers:
+        if buffer.start <= peak <= buffer.end:
+            now = max((v for v in buffer.values if written.get(v, peak) <= peak), key=lambda v: written.get(v, peak))
+            value = plan.values[now]
+            op = "scratch" if now in scratch else plan.steps[written[now]].op
+            shape = at(value.shape, plan.sizes)
+            holders.append(Holder(value.place.layer, op, value.place.phase, shape, buffer.nbytes, buffer.start, buffer.end))
+    return tuple(sorted(holders, key=lambda holder: (-holder.nbytes, holder.start)))
+
+
+def _top(layer: str) -> str:
+    """The layer of the model that a layer within it belongs to."""
+    return layer.partition("/")[0]
+
+
+def _rows(model: Model, plan: Plan) -> tuple[LayerRow, ...]:
+    held: dict[str, int] = {}
+    for holder in _holders(plan):
+        held[_top(holder.layer)] = held.get(_top(holder.layer), 0) + holder.nbytes
+    flops: dict[str, int] = {}
+    for step in plan.steps:
+        layer_name = _top(step.place.layer)
+        flops[layer_name] = flops.get(layer_name, 0) + at(step.flops, plan.sizes)
+    rows = []
+    counted: set[int] = set()
+    for layer, outputs in model.rows():
+        shape = at(outputs[0].shape, plan.sizes)
+        own = [weight for weight in layer.weights if id(weight) not in counted]
+        counted |= {id(weight) for weight in own}
+        parameters = sum(weight.size for weight in own)
+        values = sum(prod(at(x.shape, plan.sizes)) for x in outputs)
+        rows.append(LayerRow(layer.name, shape, values, held.pop(layer.name, 0), parameters, flops.pop(layer.name, 0)))
+    rest = dict.fromkeys([*flops, *held])
+    rows += [LayerRow(name or "(step)", (), 0, held.get(name, 0), 0, flops.get(name, 0)) for name in rest]
+    rows.append(LayerRow(PADDING, (), 0, _slack(plan), 0, 0))
+    return tuple(rows)
