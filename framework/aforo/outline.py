@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from .graph import Spelling, Tensor, ancestors, apply, leaf
+from .graph import Spelling, Tensor, apply, leaf
 from .layers import Activation, Add, BatchNormalization, Concatenate, Dense, Dropout, Flatten, Multiply, Reshape
 from .layers.activation import KNOWN
 from .layers.layer import Call, Layer, flattened, mapped
@@ -127,7 +127,13 @@ def numbered(layers: list[Layer]) -> dict[int, int]:
 
 def before_activation(layer: Dense, out: Tensor) -> Tensor:
     """x W + B in the graph of what a Dense gave."""
-    own = [node for node in ancestors([out]) if node.place.layer == out.place.layer or node is out]
+    found, stack = {id(out): out}, [out]
+    while stack:  # no further than the layer
+        for x in stack.pop().inputs:
+            if id(x) not in found and x.place.layer == out.place.layer and x.inputs:
+                found[id(x)] = x
+                stack.append(x)
+    own = sorted(found.values(), key=lambda node: node.serial)
     t = next((node for node in own if any(x is layer.kernel for x in node.inputs)), out)
     for node in own:
         grows = node.op == "add" and any(layer.bias in x.inputs or x is layer.bias for x in node.inputs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ..graph import PARAMETERS, Tensor, ancestors
+from ..graph import PARAMETERS, Tensor
 from ..ops.elementwise import scalar_source
 from ..specs import Dim, Size, count
 from . import expression as e
@@ -107,8 +107,7 @@ class Writer:
         if op == "reciprocal":
             return e.over(e.number(1.0), parts[0])
         if op in _COMPARED:
-            drawn = any(x.op == "uniform" for x in ancestors([node]))
-            return e.name("mask") if drawn else e.compared(parts[0], _COMPARED[op], parts[1])
+            return e.name("mask") if _drawn(node) else e.compared(parts[0], _COMPARED[op], parts[1])
         if op == "sum":
             sign = axes_sign(attributes["axes"], node.inputs[0].ndim)
             return e.summed("Σ" if sign == "ᵢ" else "Σ" + sign, parts[0])
@@ -136,6 +135,14 @@ class Writer:
                 sign = axes_sign(value.attributes["axes"], x.ndim)
                 return e.call("mean" + ("" if len(value.attributes["axes"]) == x.ndim else sign), self.write(x))
         return e.times(*parts)
+
+
+def _drawn(node: Tensor) -> bool:
+    """Whether a comparison is one of random numbers."""
+    x = node.inputs[0]
+    while x.op in ("slice", "reshape"):
+        x = x.inputs[0]
+    return x.op == "uniform"
 
 
 def _size_factor(times: Size, per: Size) -> Scalar:
