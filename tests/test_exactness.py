@@ -76,6 +76,7 @@ def test_of_programs_that_share_an_arena(programs: list[str], activation: str) -
     assert planned.arena_bytes == max(made.memory(16, programs=[each]).arena_bytes for each in programs)
 
 
+@pytest.mark.about_numpy
 @pytest.mark.parametrize(
     ("rows", "validation_rows", "weighted"), [(40, 0, False), (40, 20, True), (40, 7, False), (10, 40, False), (3, 3, True)]
 )
@@ -105,6 +106,7 @@ def test_of_a_fit_with_its_validation_and_its_data(rows: int, validation_rows: i
     ]
 
 
+@pytest.mark.about_numpy
 def test_of_the_shuffle_there_is_one_order_at_a_time() -> None:
     rows, peaks = 100_000, []
     made = af.Sequential([af.Dense(1, input_shape=[1])])

@@ -132,6 +132,7 @@ def test_the_report_accounts_for_each_byte_by_layer_and_by_instruction(net: Net)
         assert slots <= m.optimizer_state_bytes <= (slots + padding if slots else 0)
 
 
+@pytest.mark.about_numpy
 @every_net
 def test_the_timeline_says_who_holds_the_peak(net: Net) -> None:
     for training in (True, False):
@@ -153,6 +154,7 @@ def test_the_timeline_says_who_holds_the_peak(net: Net) -> None:
         assert f"instruction {peak + 1} of {len(live)}" in text and "held there by" in text
 
 
+@pytest.mark.about_numpy
 def test_the_peak_of_a_wide_batch_is_held_by_the_activations() -> None:
     net = Net((10, 50, 50, 50, 2), ("tanh", "tanh", "tanh", "none"), batch=1000)
     m = net.model().memory(1000)

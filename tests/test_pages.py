@@ -237,6 +237,29 @@ def test_the_page_of_one_report_has_no_map(desktop: Page, tmp_path: Path) -> Non
 
 
 @needs_browser
+def test_a_model_that_computes_nothing_has_no_timeline(desktop: Page, tmp_path: Path) -> None:
+    m = af.Sequential([af.Flatten(input_shape=[3, 4])]).memory(4, training=False)
+    assert not m.timeline and Balanced(m._repr_html_()).text
+    m.to_html(tmp_path / "empty.html")
+    desktop.open(tmp_path / "empty.html")
+    assert desktop.run("return document.getElementById('run').hidden") is True
+    assert f"({m.total_bytes:,} B)" in desktop.run("return document.getElementById('total').textContent")
+    assert desktop.faults() == []
+
+
+@needs_browser
+def test_a_sweep_of_one_row_has_one_slider(desktop: Page, tmp_path: Path) -> None:
+    shown = "return ['batch', 'width', 'moment'].map(id => document.getElementById(id).getClientRects().length)"
+    af.memory.sweep(build, [32], [16, 32]).to_html(tmp_path / "row.html")
+    desktop.open(tmp_path / "row.html")
+    assert desktop.run(shown) == [0, 1, 1]
+    af.memory.sweep(lambda: build(16), [32, 64], None).to_html(tmp_path / "column.html")
+    desktop.open(tmp_path / "column.html")
+    assert desktop.run(shown) == [1, 0, 1]
+    assert desktop.run("return document.getElementById('total-title').textContent").endswith("at b = 64")
+
+
+@needs_browser
 def test_the_page_needs_no_network(page: Page, file: Path) -> None:
     assert page.run("return performance.getEntriesByType('resource').length") == 0
     text = file.read_text()

@@ -679,6 +679,17 @@ def outside_backend() -> ModuleType:
         else:
             out[...] = getattr(np, op)(*inputs)
 
+    class Rows:
+        def __init__(self, columns: Any) -> None:
+            self.columns, self.order = columns, None
+
+        def arrange(self, order: Any) -> None:
+            self.order = order
+
+        def put(self, slots: Any, start: int, stop: int) -> None:
+            for slot, values in zip(slots, self.columns, strict=True):
+                slot[...] = values[start:stop] if self.order is None else values[self.order[start:stop]]
+
     class Outside:
         def __init__(self) -> None:
             self.profile, self.held, self.made, self.room = profile, 0, 0, 1000
@@ -697,8 +708,8 @@ def outside_backend() -> ModuleType:
         def copy_out(self, array: Array) -> Array:
             return array.copy()
 
-        def gather(self, array: Array, values: Array, rows: Array) -> None:
-            array[...] = values[rows]
+        def feed(self, columns: Any, most_rows: int, again: bool) -> Any:
+            return Rows(columns)
 
         def compile(self, instruction: Instruction, inputs: Any, outputs: Any, scratch: Any) -> Any:
             return lambda: kernel(instruction, list(inputs), outputs[0])

@@ -66,6 +66,8 @@ class Profile:
     fuses            elementwise operations and reductions that may share one kernel, a `fused` instruction
     parts            (values to fold) -> in how many parts a fused kernel folds all of them, each with a place in scratch memory
     accumulates      whether a matrix product can be added to what its output holds
+    resident         a data set that is walked over again and again stays on the device up to this many bytes; a larger one
+                     passes through two slots of a batch each. 0: the device reads the host's memory
     reserve          what is taken outside the storages
     """
 
@@ -78,6 +80,7 @@ class Profile:
     fuses: frozenset[str] = frozenset()
     parts: Callable[[int], int] | None = None
     accumulates: bool = False
+    resident: int = 0
     reserve: tuple[Reserve, ...] = ()
 
     def footprint(self, nbytes: int) -> int:
@@ -132,6 +135,16 @@ class Storage(Protocol):
         """The bytes taken from the allocator."""
 
 
+class Feed(Protocol):
+    """A data set on its way into batch slots."""
+
+    def arrange(self, order: np.ndarray[Any, Any] | None) -> None:
+        """The order of the rows from here on, int64; None: as they lie. The caller must not change it."""
+
+    def put(self, slots: Sequence[Any], start: int, stop: int) -> None:
+        """Fill a slot for each column with the rows from `start` to `stop` of that order; None for a column nobody reads."""
+
+
 class Backend(Protocol):
     """Memory, copies and kernels of one kind of device.
 
@@ -155,8 +168,8 @@ class Backend(Protocol):
     def copy(self, target: Any, source: Any) -> None:
         """Copy one of the backend's arrays into another of the same shape and dtype."""
 
-    def gather(self, array: Any, values: np.ndarray[Any, Any], rows: np.ndarray[Any, Any]) -> None:
-        """Write `values[rows]` into one of the backend's arrays."""
+    def feed(self, columns: Sequence[np.ndarray[Any, Any]], most_rows: int, again: bool) -> Feed:
+        """A way for these columns of a data set into batch slots of at most so many rows; `again`: for many walks over it."""
 
     def compile(
         self, instruction: Instruction, inputs: Sequence[Any], outputs: Sequence[Any], scratch: Sequence[Any]

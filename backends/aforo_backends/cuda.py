@@ -6,20 +6,19 @@ What the planner must know is data, below, so a plan for a GPU can be made on a 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from math import prod
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from .contract import ITEM_BYTES, Backend, Instruction, Profile, Reserve, Scratch, Storage, Unavailable, View
+from .contract import ITEM_BYTES, Backend, Feed, Instruction, Profile, Reserve, Scratch, Storage, Unavailable, View
+from .driver import Call, DeviceStorage, Driver, HostArray, Matrix, Product
+from .feeds import ResidentFeed, StagedFeed
 from .fused import FOLDS, FUSES, parts_of
 from .kernels import launches
 from .source import Launch, collapsed, steps
-
-Call = Callable[[], object]
-HostArray = np.ndarray[Any, Any]
 
 
 def profile(name: str) -> Profile:
@@ -37,6 +36,7 @@ def profile(name: str) -> Profile:
         fuses=FUSES | frozenset(FOLDS),
         parts=parts_of,
         accumulates=True,
+        resident=2 * 2**30,
     )
 
 
@@ -83,55 +83,6 @@ def _driver_version(runtime: Any) -> int:
         return version
     except runtime.CUDARuntimeError:
         return 0
-
-
-class DeviceStorage(Protocol):
-    """A block of device memory."""
-
-    address: int
-    nbytes: int
-
-
-class Driver(Protocol):
-    """What the backend asks of CUDA. Everything but `alloc` and `read` is queued on one stream."""
-
-    def alloc(self, nbytes: int) -> DeviceStorage: ...
-    def write(self, address: int, values: HostArray) -> None: ...
-    def read(self, address: int, out: HostArray) -> None: ...
-    def copy(self, target: int, source: int, nbytes: int) -> None: ...
-    def function(self, launch: Launch) -> Any: ...
-    def launch(self, function: Any, blocks: int, threads: int, pointers: Sequence[int], numbers: Sequence[int]) -> None: ...
-    def gemm(self, product: Product) -> None: ...
-    def capture(self, calls: Sequence[Call]) -> Callable[[], None]: ...
-    def synchronize(self) -> None: ...
-    def allocated(self) -> int: ...
-    def allocations(self) -> int: ...
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """A batch of matrices in device memory: its address, whether its rows run along memory, and steps in elements."""
-
-    address: int
-    rows: int
-    columns: int
-    row_major: bool
-    leading: int
-    batch_step: int
-
-
-@dataclass(frozen=True)
-class Product:
-    """out[i] = alpha · a[i] @ b[i] + beta · out[i] for i below `batch`. cuBLAS works in `workspace`: address, bytes."""
-
-    a: Matrix
-    b: Matrix
-    out: Matrix
-    batch: int
-    dtype: str
-    workspace: tuple[int, int]
-    alpha: float = 1.0
-    beta: float = 0.0
 
 
 class DeviceArray:
@@ -205,8 +156,10 @@ class CudaBackend:
         else:
             self.compile(Instruction("copy", (source.view,), (target.view,)), [source], [target], [])()
 
-    def gather(self, array: DeviceArray, values: HostArray, rows: HostArray) -> None:
-        self.driver.write(array.address, np.take(values, rows, axis=0))
+    def feed(self, columns: Sequence[HostArray], most_rows: int, again: bool) -> Feed:
+        if again and sum(self.profile.footprint(values.nbytes) for values in columns) <= self.profile.resident:
+            return ResidentFeed(self.driver, columns)
+        return StagedFeed(self.driver, columns, most_rows)
 
     def compile(
         self,

@@ -13,7 +13,7 @@ from typing import Any
 import cupy  # type: ignore[import-not-found]
 import numpy as np
 
-from .cuda import Call, HostArray, Matrix, Product
+from .driver import Call, Event, HostArray, Matrix, Product
 from .source import Launch
 
 _CUBLAS_OP = {False: 0, True: 1}  # as it is, transposed
@@ -42,6 +42,7 @@ class CupyDriver:
         self.kernels: dict[str, Any] = {}
         with self.device:
             self.stream = cupy.cuda.Stream(non_blocking=True)
+            self.uploads = cupy.cuda.Stream(non_blocking=True)
             self._cublas = _cublas()
             self._handle = ctypes.c_void_p()
             _check(self._cublas.cublasCreate_v2(ctypes.byref(self._handle)), "cublasCreate")
@@ -65,6 +66,28 @@ class CupyDriver:
     def copy(self, target: int, source: int, nbytes: int) -> None:
         kind = cupy.cuda.runtime.memcpyDeviceToDevice
         cupy.cuda.runtime.memcpyAsync(target, source, nbytes, kind, self.stream.ptr)
+
+    def pinned(self, nbytes: int) -> HostArray:
+        return np.frombuffer(cupy.cuda.alloc_pinned_memory(nbytes), np.uint8, nbytes)
+
+    def upload(self, address: int, values: HostArray, after: Event | None) -> Event:
+        with self.device:
+            if after is not None:
+                self.uploads.wait_event(after)
+            kind = cupy.cuda.runtime.memcpyHostToDevice
+            cupy.cuda.runtime.memcpyAsync(address, values.ctypes.data, values.nbytes, kind, self.uploads.ptr)
+            return self.uploads.record(cupy.cuda.Event(disable_timing=True))
+
+    def mark(self) -> Event:
+        with self.device:
+            return self.stream.record(cupy.cuda.Event(disable_timing=True))
+
+    def wait(self, event: Event) -> None:
+        with self.device:
+            self.stream.wait_event(event)
+
+    def finish(self, event: Event) -> None:
+        event.synchronize()
 
     def function(self, launch: Launch) -> Any:
         if launch.source not in self.kernels:

@@ -61,6 +61,26 @@ class HostStorage:
         return array
 
 
+class HostFeed:
+    """Rows straight from where they lie."""
+
+    def __init__(self, columns: Sequence[Array]) -> None:
+        self._columns = columns
+        self._order: Array | None = None
+
+    def arrange(self, order: Array | None) -> None:
+        self._order = order
+
+    def put(self, slots: Sequence[Array | None], start: int, stop: int) -> None:
+        for slot, values in zip(slots, self._columns, strict=True):
+            if slot is None:
+                continue
+            if self._order is None:
+                np.copyto(slot, values[start:stop], casting="same_kind")
+            else:  # "clip" is the one mode that needs no buffer
+                np.take(values, self._order[start:stop], axis=0, out=slot, mode="clip")
+
+
 class NumpyBackend:
     profile = PROFILE
 
@@ -84,9 +104,8 @@ class NumpyBackend:
     def copy(self, target: Array, source: Array) -> None:
         np.copyto(target, source)
 
-    def gather(self, array: Array, values: Array, rows: Array) -> None:
-        # Rows are validated by the caller; "clip" is the one mode that needs no buffer.
-        np.take(values, rows, axis=0, out=array, mode="clip")
+    def feed(self, columns: Sequence[Array], most_rows: int, again: bool) -> HostFeed:
+        return HostFeed(columns)
 
     def compile(
         self, instruction: Instruction, inputs: Sequence[Array], outputs: Sequence[Array], scratch: Sequence[Array]

@@ -15,12 +15,14 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
 
 from .contract import Backend, Unavailable, round_up
-from .cuda import Call, CudaBackend, HostArray, Matrix, Product, profile
+from .cuda import CudaBackend, profile
+from .driver import Call, HostArray, Matrix, Product
 from .source import Launch
 
 PROFILE = profile("simulated")
@@ -146,7 +148,7 @@ class Block:
 
     def __del__(self) -> None:
         # What is queued may still use this memory, as on a GPU, where the pool keeps order for the stream.
-        if self._driver.queue:
+        if self._driver.queue or self._driver.uploads:
             self._driver.synchronize()
         self._driver.held -= self.nbytes
 
@@ -181,8 +183,27 @@ class Kernel:
         self.entry.restype = None
 
 
+class Happening:
+    """An event: something in one stream that the other, or the host, may wait for."""
+
+    def __init__(self) -> None:
+        self.happened = False
+
+    def happen(self) -> None:
+        self.happened = True
+
+    def awaited(self) -> None:
+        assert self.happened
+
+
+def _stuck(call: Call) -> bool:
+    event = getattr(call, "__self__", None)
+    return isinstance(event, Happening) and call == event.awaited and not event.happened
+
+
 class SimulatedDriver:
-    """Counters: kernels (runs of a kernel), launches (kernels and graphs that were launched), captures."""
+    """Counters: kernels (runs of a kernel), launches (kernels and graphs that were launched), captures, and bytes that came
+    from the host."""
 
     def __init__(self) -> None:
         self.held = 0
@@ -190,7 +211,10 @@ class SimulatedDriver:
         self.kernels = 0
         self.launches = 0
         self.captures = 0
+        self.received = 0
         self.queue: list[Call] = []
+        self.uploads: list[Call] = []
+        self._random = Random(0)
         self._captured: list[Call] | None = None
         self._kernels: dict[str, Kernel] = {}
         self._waiting: list[Kernel] = []
@@ -210,6 +234,7 @@ class SimulatedDriver:
 
     def write(self, address: int, values: HostArray) -> None:
         self._forbid_in_capture("a copy from the host")
+        self.received += values.nbytes
         staged = np.ascontiguousarray(values).tobytes()  # as from pinned memory: later changes to the source are not seen
         self._enqueue(lambda: ctypes.memmove(address, staged, len(staged)))
 
@@ -220,6 +245,40 @@ class SimulatedDriver:
 
     def copy(self, target: int, source: int, nbytes: int) -> None:
         self._enqueue(lambda: ctypes.memmove(target, source, nbytes))
+
+    def pinned(self, nbytes: int) -> HostArray:
+        self._forbid_in_capture("an allocation")
+        return np.full(nbytes, 0xFF, np.uint8)
+
+    def upload(self, address: int, values: HostArray, after: Happening | None) -> Happening:
+        """Read at its turn, not now, as pinned memory is."""
+        self._forbid_in_capture("a copy from the host")
+        done = Happening()
+        self.received += values.nbytes
+        if after is not None:
+            self.uploads.append(after.awaited)
+
+        def run() -> None:
+            ctypes.memmove(address, values.ctypes.data, values.nbytes)
+            done.happened = True
+
+        self.uploads.append(run)
+        return done
+
+    def mark(self) -> Happening:
+        self._forbid_in_capture("a mark")
+        reached = Happening()
+        self.queue.append(reached.happen)
+        return reached
+
+    def wait(self, event: Happening) -> None:
+        self._forbid_in_capture("waiting")
+        self.queue.append(event.awaited)
+
+    def finish(self, event: Happening) -> None:
+        self._forbid_in_capture("waiting")
+        if not event.happened:
+            self._advance(event)
 
     def function(self, launch: Launch) -> Kernel:
         self._forbid_in_capture("a compilation")
@@ -316,11 +375,19 @@ class SimulatedDriver:
 
     def synchronize(self) -> None:
         self._forbid_in_capture("waiting")
+        self._advance(None)
+
+    def _advance(self, until: Happening | None) -> None:
+        """Run what is queued, now from one stream, now from the other: whatever nobody keeps in order goes wrong."""
         if self._waiting:
             self._compile()
-        queue, self.queue = self.queue, []
-        for call in queue:
-            call()
+        while (self.queue or self.uploads) and not (until is not None and until.happened):
+            for stream in self._random.sample((self.uploads, self.queue), 2):
+                if stream and not _stuck(stream[0]):
+                    stream.pop(0)()
+                    break
+            else:
+                raise RuntimeError("two streams wait for one another")
 
     def allocated(self) -> int:
         return self.held

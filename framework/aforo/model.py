@@ -25,6 +25,8 @@ from .specs import BATCH, Shape, written
 from .topology import Structure, Topology, capture
 
 if TYPE_CHECKING:
+    from aforo_backends.contract import Backend
+
     from .callbacks import Callback
     from .diagnose import Diagnosis
     from .draw import Picture
@@ -405,6 +407,11 @@ class Model(Layer):
     @property
     def device(self) -> str:
         return str(self._device)
+
+    @property
+    def backend(self) -> Backend:
+        """What runs its programs."""
+        return self._device.backend
 
     def to(self, device: Any) -> Model:
         """Move weights, optimizer slots and counters to a device: all of them, or none. Returns the model."""

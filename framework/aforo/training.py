@@ -24,6 +24,8 @@ from .specs import BATCH, INTEGERS
 from .steps import EVALUATION, PREDICTION, TRAINING
 
 if TYPE_CHECKING:
+    from aforo_backends.contract import Feed
+
     from .model import Model
     from .program import Program
 
@@ -104,24 +106,28 @@ def checked_inputs(model: Model, x: Any, what: str) -> list[tuple[Variable, Arra
     return columns
 
 
-def _run(
-    model: Model, batches: Batches, kind: str, batch_size: int, order: Array | None = None
-) -> Iterator[tuple[int, Program]]:
+def _feed(model: Model, batches: Batches, batch_size: int, again: bool = False) -> Feed:
+    """How the data gets into the batch slots; `again`: it is walked over many times."""
+    return model.backend.feed([values for _, values in batches.columns], min(batch_size, batches.rows), again)
+
+
+def _run(model: Model, batches: Batches, kind: str, batch_size: int, feed: Feed | None = None) -> Iterator[tuple[int, Program]]:
     """Run a program over the data, batch by batch; after each, the number of rows done and the program."""
     if kind == TRAINING:
         for weight in model.weights:
             devices.preserve(weight.variable)
+    if feed is None and batches.rows > batch_size:
+        feed = _feed(model, batches, batch_size)
     for start in range(0, batches.rows, batch_size):
         stop = min(start + batch_size, batches.rows)
         program = model.program(kind, stop - start, batches.weighted)
-        slots, backend = program.slots, program.backend
-        for slot, values in batches.columns:
-            if slot not in slots:
-                continue  # a loss may ignore its targets
-            if order is None:
-                backend.copy_in(slots[slot], values[start:stop])
-            else:
-                backend.gather(slots[slot], values, order[start:stop])
+        slots = [program.slots.get(slot) for slot, _ in batches.columns]  # a loss may ignore its targets
+        if feed is not None:
+            feed.put(slots, start, stop)
+        else:
+            for slot, (_, values) in zip(slots, batches.columns, strict=True):
+                if slot is not None:
+                    program.backend.copy_in(slot, values)
         program.run()
         yield stop, program
 
@@ -164,9 +170,9 @@ def on_batch(
         return _reported(model, _means(model, batches.rows))
 
 
-def _evaluated(model: Model, batches: Batches, batch_size: int, prefix: str = "") -> dict[str, float]:
+def _evaluated(model: Model, batches: Batches, batch_size: int, feed: Feed | None = None, prefix: str = "") -> dict[str, float]:
     _reset(model)
-    for _ in _run(model, batches, EVALUATION, batch_size):
+    for _ in _run(model, batches, EVALUATION, batch_size, feed):
         pass
     return _means(model, batches.rows, prefix)
 
@@ -324,19 +330,20 @@ def _train(
     after_batch = _overridden(callbacks, "on_train_batch_end")
     call("on_train_begin", {})
     logs: dict[str, float] = {}
-    order: Array | None = None
+    feed = _feed(model, batches, batch_size, again=True)
+    held_out = _feed(model, validation, batch_size, again=True) if validation is not None else None
     with reporter(shown, epochs.stop) as report:
         for epoch in epochs:
             call("on_epoch_begin", epoch, {})
             started = perf_counter()
             report.start(epoch, batches.rows)
-            del order  # before there is another
-            order = generator(seed, f"shuffle/{epoch}").permutation(batches.rows) if shuffle else None
+            feed.arrange(None)  # before there is another order
+            feed.arrange(generator(seed, f"shuffle/{epoch}").permutation(batches.rows) if shuffle else None)
             _reset(model)
             done = 0
             for function in before_batch:
                 function(0, {})
-            for number, (stop, _) in enumerate(_run(model, batches, TRAINING, batch_size, order)):
+            for number, (stop, _) in enumerate(_run(model, batches, TRAINING, batch_size, feed)):
                 report.advance(stop - done)
                 done = stop
                 if after_batch:
@@ -351,7 +358,7 @@ def _train(
                         function(number + 1, {})
             logs = _means(model, done)
             if validation is not None:
-                logs |= _evaluated(model, validation, batch_size, "val_")
+                logs |= _evaluated(model, validation, batch_size, held_out, "val_")
             report.end(epoch, logs, perf_counter() - started)
             history.record(epoch, logs)
             model.epochs_trained += done == batches.rows  # whole epochs only

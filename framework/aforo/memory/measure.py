@@ -14,7 +14,7 @@ from ..settings import flag, whole
 from ..specs import at, value_bytes
 from ..steps import EVALUATION, PREDICTION, TRAINING
 from .data import held_data
-from .report import Holder, LayerRow, Moment, Report, Timeline
+from .report import Held, Holder, LayerRow, Moment, Report, Timeline
 
 if TYPE_CHECKING:
     from ..model import Model
@@ -60,15 +60,28 @@ def report(
         graph = model.graph(kind, weighted and kind != PREDICTION)
         return make_plan(graph, target.profile, {"batch": min(batch_size, limit or batch_size)})
 
-    plans = [planned(kind) for kind in kinds]
-    data = held_data(model, target.profile, rows, validation_rows, weighted) if rows is not None else ()
+    plans = [planned(kind) for kind in kinds]  # the first graph decides what targets look like
+    data = held_data(model, target, batch_size, rows, validation_rows, weighted) if rows is not None else ()
+    return report_of(model, batch_size, kinds, target, plans, rows, data)
+
+
+def report_of(
+    model: Model,
+    batch_size: int,
+    programs: tuple[str, ...],
+    target: devices.Device,
+    plans: Sequence[Plan],
+    rows: int | None = None,
+    data: tuple[Held, ...] = (),
+) -> Report:
+    """The report of plans that share one arena; layers and timeline are those of the plan that needs most of it."""
     roles = _by_role(plans)
     main = max(plans, key=lambda plan: plan.arena_bytes)
     return Report(
         device=str(target),
         batch_size=batch_size,
-        training=TRAINING in kinds,
-        programs=kinds,
+        training=TRAINING in programs,
+        programs=programs,
         parameters_bytes=roles[PARAMETERS],
         optimizer_state_bytes=roles[OPTIMIZER_STATE],
         state_bytes=roles[STATE],

@@ -13,7 +13,7 @@ from ..tables import bytes_written, render, shape_written
 _SHOWN_HOLDERS = 5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LayerRow:
     """What one layer costs.
 
@@ -30,7 +30,7 @@ class LayerRow:
     flops: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Moment:
     """One instruction, and the bytes of the arena in use while it runs."""
 
@@ -40,7 +40,7 @@ class Moment:
     live_bytes: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Holder:
     """A value that is in the arena at its peak: what computed it, and the instructions from which to which it is needed."""
 

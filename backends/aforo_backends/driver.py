@@ -1,0 +1,73 @@
+"""What CUDA is asked for: memory, copies, kernels, matrix products and graphs. One driver is CuPy's, one pretends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from .source import Launch
+
+Call = Callable[[], object]
+HostArray = np.ndarray[Any, Any]
+Event = Any  # a driver's own
+
+
+class DeviceStorage(Protocol):
+    """A block of device memory."""
+
+    address: int
+    nbytes: int
+
+
+class Driver(Protocol):
+    """What the backend asks of CUDA.
+
+    Everything but `alloc` and `read` is queued on one stream; `upload` on another, which the two of `mark` and `wait` keep in
+    order. An upload reads pinned memory when its turn comes: `finish` says when that has been.
+    """
+
+    def alloc(self, nbytes: int) -> DeviceStorage: ...
+    def write(self, address: int, values: HostArray) -> None: ...
+    def read(self, address: int, out: HostArray) -> None: ...
+    def copy(self, target: int, source: int, nbytes: int) -> None: ...
+    def function(self, launch: Launch) -> Any: ...
+    def launch(self, function: Any, blocks: int, threads: int, pointers: Sequence[int], numbers: Sequence[int]) -> None: ...
+    def gemm(self, product: Product) -> None: ...
+    def pinned(self, nbytes: int) -> HostArray: ...
+    def upload(self, address: int, values: HostArray, after: Event | None) -> Event: ...
+    def mark(self) -> Event: ...
+    def wait(self, event: Event) -> None: ...
+    def finish(self, event: Event) -> None: ...
+    def capture(self, calls: Sequence[Call]) -> Callable[[], None]: ...
+    def synchronize(self) -> None: ...
+    def allocated(self) -> int: ...
+    def allocations(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A batch of matrices in device memory: its address, whether its rows run along memory, and steps in elements."""
+
+    address: int
+    rows: int
+    columns: int
+    row_major: bool
+    leading: int
+    batch_step: int
+
+
+@dataclass(frozen=True)
+class Product:
+    """out[i] = alpha · a[i] @ b[i] + beta · out[i] for i below `batch`. cuBLAS works in `workspace`: address, bytes."""
+
+    a: Matrix
+    b: Matrix
+    out: Matrix
+    batch: int
+    dtype: str
+    workspace: tuple[int, int]
+    alpha: float = 1.0
+    beta: float = 0.0
