@@ -247,17 +247,17 @@ def test_a_diagnosis_that_fails_changes_nothing(monkeypatch: pytest.MonkeyPatch)
 
 def test_the_rehearsal_is_the_models_own_training() -> None:
     """Without shuffling, the loss of its last epoch is that of a fit of as many epochs."""
-    from aforo.diagnose.rehearsal import EPOCHS, rehearsed
+    from aforo.diagnose.rehearsal import EPOCHS, Rehearsal
     from aforo.training import prepare
 
     model = stack(Dense(8, "tanh"), Dense(1), optimizer=af.Adam(0.01))
     rows = 96
-    expected = rehearsed(model, prepare(model, X[:rows], Y[:rows]), 1.0)
+    expected = Rehearsal(model, prepare(model, X[:rows], Y[:rows])).loss(1.0)
     found = model.fit(X[:rows], Y[:rows], epochs=EPOCHS, shuffle=False, verbose=0).history["loss"][-1]
     assert expected == pytest.approx(found, rel=1e-6)
     model.optimizer.learning_rate = 0.02  # type: ignore[union-attr]
     again = stack(Dense(8, "tanh"), Dense(1), optimizer=af.Adam(0.01))
-    assert rehearsed(again, prepare(again, X[:rows], Y[:rows]), 2.0) != pytest.approx(expected, rel=1e-3)
+    assert Rehearsal(again, prepare(again, X[:rows], Y[:rows])).loss(2.0) != pytest.approx(expected, rel=1e-3)
 
 
 def test_mistakes_are_explained() -> None:

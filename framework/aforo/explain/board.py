@@ -64,7 +64,8 @@ class Board:
         for node in everything:
             if any(id(x) in self.depends for x in node.inputs):
                 self.depends.add(id(node))
-        self.trained = [weight for weight in model.trainable_weights if any(node is weight for node in everything)]
+        reached = set(map(id, everything))
+        self.trained = {id(weight): weight for weight in model.trainable_weights if id(weight) in reached}
 
     # --- forward ------------------------------------------------------------------------------------------------------
 
@@ -137,7 +138,9 @@ class Board:
             if step.links == DENSE and step.weights
         }
         once = Counter(linear.values())
-        waiting = self._readers()
+        read, order = self._read(), {key: number for number, key in enumerate(self.trained)}
+        waiting = Counter(key for keys in read.values() for key in keys)
+        waiting.update({key: 1 for key in self.trained if key not in waiting})
         for node in sorted((self.tensors[key] for key in self.named if key in self.tensors), key=lambda t: -t.serial):
             parts = self.given.get(id(node))
             if not parts or id(node) not in self.depends:
@@ -150,13 +153,12 @@ class Board:
             also = slope if slope not in (short, formula.text) else ""
             self.lines.append(Line(BACKWARD, short, formula, node.shape, node, also))
             self._pull(node, e.name(short))
-            for weight in self.trained:
-                if id(node) in waiting.get(id(weight), ()):
-                    waiting[id(weight)].discard(id(node))
-                    if not waiting[id(weight)]:
-                        self._weight_line(weight)
-        for weight in self.trained:
-            if waiting.get(id(weight), {None}):
+            for key in sorted(set(read.get(id(node), ())) & self.trained.keys(), key=order.__getitem__):
+                waiting[key] -= 1
+                if not waiting[key]:
+                    self._weight_line(self.trained[key])
+        for key, weight in self.trained.items():
+            if waiting[key]:  # also a line that no derivative passes, or a penalty, reads it
                 self._weight_line(weight)
 
     def _weight_line(self, weight: Tensor) -> None:
@@ -165,9 +167,9 @@ class Board:
             name = f"δE/δ{self.weights[id(weight)]}"
             self.lines.append(Line(BACKWARD, name, e.total(parts), weight.shape, weight))
 
-    def _readers(self) -> dict[int, set[int]]:
-        """For each weight the lines whose backward reaches it."""
-        found: dict[int, set[int]] = {}
+    def _read(self) -> dict[int, list[int]]:
+        """The weights and other leaves that the formula of each line mentions."""
+        found: dict[int, list[int]] = {}
         for line in self.lines:
             if line.value is None or line.name == "E":
                 continue
@@ -178,7 +180,7 @@ class Board:
                     continue
                 seen.add(id(node))
                 if node.op == "variable":
-                    found.setdefault(id(node), set()).add(id(line.value))
+                    found.setdefault(id(line.value), []).append(id(node))
                 stack += children(node)
         return found
 
