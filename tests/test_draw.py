@@ -227,6 +227,16 @@ def test_feedback_curves_back_below_everything_and_says_that_it_is_late() -> Non
     assert list(map(found.count, found.synapses)) == [15, 25, 10]
 
 
+def test_shorter_feedback_lies_inside_longer_feedback() -> None:
+    boxes = [Box(40, 30) for _ in range(4)]
+    edges = [*(Edge(i, i + 1) for i in range(3)), Edge(3, 0, late=True), Edge(1, 0, late=True), Edge(3, 2, late=True)]
+    routes = arrange(boxes, edges).routes[3:]
+    lowest = [max(y for _, y in route) for route in routes]
+    assert lowest[0] > max(lowest[1:]) and len(set(lowest)) == 3
+    assert min(x for x, _ in routes[0]) < min(x for x, _ in routes[1])
+    assert max(x for x, _ in routes[0]) > max(x for x, _ in routes[2])
+
+
 # --- data -------------------------------------------------------------------------------------------------------------
 
 

@@ -27,10 +27,12 @@ _NORMALIZED = {"BatchNormalization", "LayerNormalization", "Embedding"}
 def of_inputs(plan: Outline, name: str, value: int, values: Array) -> Iterator[Finding]:
     """Faults of one input. name: what it is called, "x" where there is one."""
     readers = plan.readers(value)
-    if values.dtype.kind not in "fiub" or len(values) < _ENOUGH or (readers and all(s.kind in _NORMALIZED for s in readers)):
+    if values.dtype.kind not in "fiu" or (readers and all(s.kind in _NORMALIZED for s in readers)):
         return
     table = values.reshape(-1, values.shape[-1]).astype(np.float64) if values.ndim > 1 else values[:, None].astype(np.float64)
     columns = table.shape[1]
+    if len(table) < _ENOUGH:
+        return
     size, spread = np.sqrt((table**2).mean(0)), table.std(0)
     constant = spread <= 1e-7 * np.maximum(size, 1e-30)
     said = constant & (size > 0)

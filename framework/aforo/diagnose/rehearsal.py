@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..training import Batches
 
 Array = np.ndarray[Any, Any]
-EPOCHS = 4
+STEPS = 32
 BATCH_SIZE = 32
 FAR = 30.0  # what "far off" means for a learning rate
 WORSE, BETTER, MUCH_BETTER, STILL = 2.0, 0.9, 0.5, 1e-3
@@ -32,6 +32,7 @@ class Rehearsal:
     def __init__(self, model: Model, data: Batches) -> None:
         self.model = model
         self.data = data
+        self.epochs = -(-STEPS // -(-data.rows // BATCH_SIZE))
         self.home = devices.device(model.device)
         self.workspace = Workspace(self.home)
         self.first: dict[Variable, Array] = {}  # what each copy starts with, by the variable it is a copy of
@@ -63,7 +64,7 @@ class Rehearsal:
         for variable, copy in self.copies.items():
             devices.write(copy, self.first[variable] * (factor if variable in rates else 1), self.home)
         with np.errstate(all="ignore"):
-            for _ in range(EPOCHS):
+            for _ in range(self.epochs):
                 for start in range(0, self.data.rows, BATCH_SIZE):
                     part = self.data.part(slice(start, start + BATCH_SIZE))
                     program = self.workspace.program("rehearsal", part.rows, lambda: self.graph)
@@ -87,7 +88,7 @@ def of_learning_rate(model: Model, data: Batches, before: float, blind: float) -
         return
     rehearsal = Rehearsal(model, data)
     after = rehearsal.loss(1.0)
-    steps = EPOCHS * -(-data.rows // BATCH_SIZE)
+    steps = rehearsal.epochs * -(-data.rows // BATCH_SIZE)
     lost = after > WORSE * before and after > blind
     stuck = after > 0.99 * before and before > 0.9 * blind
     if lost or stuck:
@@ -98,7 +99,7 @@ def of_learning_rate(model: Model, data: Batches, before: float, blind: float) -
             yield Finding("optimizer", "learning rate far too large", float(rate), shown, f"learning_rate={best:.1g}")
             return
     if (before - after) / before < STILL and after < 1.01 * before:
-        for factor in (FAR, FAR**2, FAR**3, FAR**4):
+        for factor in (FAR, FAR**2, FAR**3, FAR**4, FAR**5):
             larger = rehearsal.loss(factor)
             if larger < BETTER * before:
                 shown = f"with {rate:.3g} the loss falls by {max(before - after, 0) / before:.2g} of itself in {steps} steps"

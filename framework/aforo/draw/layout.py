@@ -176,8 +176,8 @@ def _stacked(heights: Sequence[float], wished: Sequence[float]) -> list[float]:
     return [shift + offset for shift, offset in zip(shifts, offsets, strict=True)]
 
 
-def arrange(boxes: Sequence[Box], edges: Sequence[Edge]) -> Layout:
-    """A place for every box, and a way for every edge."""
+def arrange(boxes: Sequence[Box], edges: Sequence[Edge], lane: float = LANE) -> Layout:
+    """A place for every box, and a way for every edge. lane: the height of a lane for feedback; shorter ways lie inside."""
     grid = _Grid(boxes, edges)
     y = grid.tops()
     late = [edge for edge in edges if edge.late]
@@ -205,23 +205,26 @@ def arrange(boxes: Sequence[Box], edges: Sequence[Edge]) -> Layout:
     ranks = grid.ranks[: len(boxes)]
     center = [(left[rank] + widths[rank] / 2, y[n]) for n, rank in enumerate(ranks)]
 
+    def span(edge: Edge) -> int:
+        return grid.ranks[edge.source] - grid.ranks[edge.target]
+
+    lanes = {id(edge): number for number, edge in enumerate(sorted(late, key=span))}
     routes: list[tuple[_Point, ...]] = []
-    lane = 0
     for edge, path in zip(edges, grid.paths, strict=True):
         source, target = boxes[edge.source], boxes[edge.target]
         start = (center[edge.source][0] + source.width / 2, y[edge.source])
         end = (center[edge.target][0] - target.width / 2, y[edge.target])
         if edge.late:
-            aside = 9.0 * (lane - (len(late) - 1) / 2)
-            down, up = turns[grid.ranks[edge.source] + 1] + aside, turns[grid.ranks[edge.target]] + aside
-            below, leave, arrive = bottom + LANE * (lane + 1), start[1] + source.port, end[1] + target.port
+            number = lanes[id(edge)]
+            aside = 9.0 * (number - (len(late) - 1) / 2)
+            down, up = turns[grid.ranks[edge.source] + 1] + aside, turns[grid.ranks[edge.target]] - aside
+            below, leave, arrive = bottom + lane * (number + 1), start[1] + source.port, end[1] + target.port
             routes.append(((start[0], leave), (down, leave), (down, below), (up, below), (up, arrive), (end[0], arrive)))
-            lane += 1
             continue
         points = [start]
         for n in path[1:-1]:
             rank = grid.ranks[n]
             points += [(left[rank], y[n]), (left[rank] + widths[rank], y[n])]
         routes.append((*points, end))
-    height = bottom + (LANE * lane + LANE / 2 if lane else 0.0)
+    height = bottom + (lane * (len(late) + 0.5) if late else 0.0)
     return Layout(tuple(center), tuple(routes), tuple(ranks), right, height)

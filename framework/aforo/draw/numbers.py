@@ -16,6 +16,7 @@ from .sheet import MARGIN, NEURON, VALUE, Node, color_of, edge_of, late_label, p
 
 Array = np.ndarray[Any, Any]
 _NEGATIVE, _ZERO, _POSITIVE = "#1f4fb8", "#f4f4f6", "#c2321f"
+_RIBBON = 46.0  # height of a lane for many late links side by side
 _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
@@ -183,7 +184,7 @@ def numbers_as(notation: str, outline: Outline, numbers: Numbers | None = None) 
     pairs = list(dict.fromkeys((bundle.source, bundle.target, bundle.late) for bundle in found.bundles))
     edges = [Edge(*pair) for pair in pairs]
     title = {"layers": "every function", "values": "every value", "neurons": "every neuron"}[notation]
-    canvas, layout = place(f"{outline.name}: {title}", subtitle, nodes, edges)
+    canvas, layout = place(f"{outline.name}: {title}", subtitle, nodes, edges, _RIBBON)
     placed = [_Placed(column, *center) for column, center in zip(found.columns, layout.centers, strict=True)]
     routes = dict(zip(pairs, layout.routes, strict=True))
     for bundle in found.bundles:
@@ -228,8 +229,8 @@ def _paint_links(
                 start,
                 (down + aside, start[1]),
                 (down + aside, below + aside),
-                (up + aside, below + aside),
-                (up + aside, end[1]),
+                (up - aside, below + aside),
+                (up - aside, end[1]),
                 end,
             )
             few = apart >= 3.0
@@ -242,7 +243,7 @@ def _paint_links(
         through = tuple((x, y + aside) for x, y in route[1:-1])
         canvas.add(Path((start, *through, end), color, thickness, curved=True, opacity=strength))
     if bundle.late:
-        late_label(canvas, tuple((x, y - (10.0 if i in (2, 3) else 0.0)) for i, (x, y) in enumerate(route)))
+        late_label(canvas, tuple((x, y - (14.0 if i in (2, 3) else 0.0)) for i, (x, y) in enumerate(route)))
 
 
 def _kernel(step: Step | None, numbers: Numbers | None) -> Array | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from .canvas import FAINT, INK, LATE, LINE, Canvas, Path, Rect, Text, mixed, shortened, text_width
-from .layout import Box, Edge, Layout, arrange
+from .layout import LANE, Box, Edge, Layout, arrange
 
 MARGIN, HEAD = 28.0, 64.0
 LABEL = 12.0  # size of what is written along arrows
@@ -74,9 +74,9 @@ def card(lines: Sequence[str], fill: str, radius: float = 7.0) -> Node:
     return Node(width, height, paint, port=height / 2 - 8.0)
 
 
-def place(title: str, subtitle: str, nodes: Sequence[Node], edges: Sequence[Edge]) -> tuple[Canvas, Layout]:
+def place(title: str, subtitle: str, nodes: Sequence[Node], edges: Sequence[Edge], lane: float = LANE) -> tuple[Canvas, Layout]:
     """A canvas with its title, and the layout shifted to lie below it."""
-    found = arrange([node.box for node in nodes], edges)
+    found = arrange([node.box for node in nodes], edges, lane)
     heading, below = shortened(title, 60), subtitle
     wide = max(text_width(heading, 16, True), text_width(below, 11.5))
     width = max(found.width, wide)
