@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 from collections.abc import Sequence
 from typing import Any
@@ -296,17 +297,8 @@ def test_a_move_that_fails_leaves_everything_where_it_was(monkeypatch):
     model = network(af.SGD(momentum=0.9))
     model.train_on_batch(x, y)
     before = model.get_weights()
-    opened = 0
-
-    def alloc(nbytes: int) -> Any:
-        nonlocal opened
-        opened += 1
-        if opened == 4:
-            raise MemoryError("the device is full")
-        return simulated.Block(driver(), nbytes)
-
-    monkeypatch.setattr(driver(), "alloc", alloc)
-    with pytest.raises(MemoryError):
+    monkeypatch.setattr(driver(), "limit", driver().held + 4 * 512)
+    with pytest.raises(RuntimeError, match="simulated has no room for"):
         model.to("simulated")
     assert model.device == model.layers[0].kernel.device == "cpu"
     assert all((a == b).all() for a, b in zip(before, model.get_weights(), strict=True))
@@ -321,3 +313,122 @@ def test_tensors_move_and_do_not_mix():
         (t + af.tensor([[1.0, 2.0]])).numpy()
     with pytest.raises(TypeError, match=r"\.numpy\(\)"):
         np.asarray(t)
+
+
+@needs_compiler
+def test_a_model_moves_between_two_devices_of_one_kind():
+    x, y = data()
+    model, other = network("adam").to("simulated"), network("adam").to("simulated:1")
+    model.train_on_batch(x, y)
+    other.train_on_batch(x, y)
+    gc.collect()
+    held = af.memory.allocated("simulated"), af.memory.allocated("simulated:1")
+    model.to("simulated:1")
+    assert model.device == model.layers[0].kernel.device == "simulated:1"
+    gc.collect()
+    assert af.memory.allocated("simulated") < held[0], "the memory of the first device was not given back"
+    assert af.memory.allocated("simulated:1") > held[1]
+    assert model.train_on_batch(x, y) == pytest.approx(other.train_on_batch(x, y), rel=1e-6)
+    with pytest.raises(af.Error, match=r"on one device(.|\n)*simulated(.|\n)*simulated:1"):
+        (af.tensor([1.0], device="simulated") + af.tensor([1.0], device="simulated:1")).numpy()
+    with pytest.raises(RuntimeError, match=r"no device simulated:2(.|\n)*simulated:0, simulated:1"):
+        model.to("simulated:2")
+    assert model.device == "simulated:1"
+
+
+@needs_compiler
+def test_without_room_the_error_says_what_is_planned_what_is_free_and_the_largest_batch(monkeypatch):
+    x, y = data(500)
+    model = network(af.SGD(momentum=0.9)).to("simulated")
+    model.train_on_batch(x[:8], y[:8])
+    before = model.get_weights()
+    gc.collect()
+    rest = driver().held - model.memory(8).total_bytes
+    monkeypatch.setattr(driver(), "limit", rest + model.memory(100).total_bytes)
+    with pytest.raises(RuntimeError, match=r"no room for a training step of 400 rows") as caught:
+        model.train_on_batch(x[:400], y[:400])
+    text = str(caught.value)
+    del caught  # its traceback holds on to memory
+    gc.collect()
+    assert f"{model.memory(400).total_bytes:,} bytes, as planned" in text
+    assert f"room for {model.memory(100).total_bytes:,} bytes" in text
+    largest = model.max_batch_size(model.memory(100).total_bytes)
+    assert f"batch_size={largest}, the largest that fits now" in text and 100 <= largest < 400
+    for a, b in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(RuntimeError, match="no room"):
+        model.train_on_batch(x[: largest + 1], y[: largest + 1])
+    model.train_on_batch(x[:largest], y[:largest])
+    monkeypatch.setattr(driver(), "limit", 0)
+    with pytest.raises(RuntimeError, match=r"simulated has no room for 4,000 bytes(.|\n)*0 bytes that are free"):
+        af.tensor(np.zeros(1000), device="simulated")
+
+
+@needs_compiler
+def test_products_run_in_tf32_where_the_model_asks_for_it():
+    x, _ = data()
+    exact, rough = network().to("simulated"), network().to("simulated", tf32=True)
+    assert (exact.tf32, rough.tf32) == (False, True)
+    assert exact.memory(40).to_dict() == rough.memory(40).to_dict()
+    a, b = exact.predict(x), rough.predict(x)
+    assert 0 < np.abs(a - b).max() < 5e-3
+    rough.to("simulated")
+    np.testing.assert_allclose(rough.predict(x), a, atol=1e-6)
+    with pytest.raises(ValueError, match=r"TF32 is a format of CUDA GPUs(.|\n)*model\.to\(\"cpu\"\)"):
+        rough.to("cpu", tf32=True)
+    assert rough.device == "simulated"
+    # Ten bits of mantissa, rounded to nearest.
+    values = np.array([[1 + 2**-10, 1 + 2**-11 + 2**-20, 1 + 2**-12, -3.0]], "float32")
+    np.testing.assert_array_equal(simulated._as_tf32(values), [[1 + 2**-10, 1 + 2**-10, 1.0, -3.0]])
+
+
+# --- other libraries --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64", "bool"])
+def test_tensors_go_to_other_libraries_and_come_back(dtype):
+    values = np.arange(6).reshape(2, 3).astype(dtype)
+    t = af.tensor(values, dtype=dtype)
+    out = np.from_dlpack(t)
+    assert out.dtype == dtype and (out == values).all()
+    back = af.from_dlpack(out)
+    assert (back.dtype, back.shape, back.device) == (dtype, (2, 3), "cpu") and (back.numpy() == values).all()
+    try:
+        import torch
+    except ImportError:
+        return
+    there = torch.from_dlpack(t)
+    assert (there.numpy() == values).all() and (af.from_dlpack(there.T).numpy() == values.T).all()
+
+
+def test_what_is_handed_over_is_a_copy():
+    model = network()
+    before = model.layers[0].kernel.numpy()
+    taken = np.from_dlpack(model.layers[0].kernel)
+    assert (taken == before).all()
+    with contextlib.suppress(ValueError):  # where NumPy made it read-only
+        taken += 1.0
+    assert (model.layers[0].kernel.numpy() == before).all()
+    given = np.ones(3, "float32")
+    t = af.from_dlpack(given)
+    given[:] = 5.0
+    assert (t.numpy() == 1.0).all()
+
+
+def test_what_cannot_be_taken_or_handed_over_is_refused():
+    with pytest.raises(TypeError, match=r"__dlpack__(.|\n)*af\.tensor\(array\)"):
+        af.from_dlpack([1.0, 2.0])
+
+    class Elsewhere:
+        def __dlpack__(self, **options: Any) -> Any: ...
+        def __dlpack_device__(self) -> tuple[int, int]:
+            return 8, 0
+
+    with pytest.raises(ValueError, match="device 8"):
+        af.from_dlpack(Elsewhere())
+
+
+@needs_compiler
+def test_the_simulated_device_hands_nothing_over():
+    with pytest.raises(ValueError, match=r"cannot be handed over(.|\n)*t\.to\(\"cpu\"\)"):
+        np.from_dlpack(af.tensor([1.0], device="simulated"))

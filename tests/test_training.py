@@ -719,6 +719,8 @@ def outside_backend() -> ModuleType:
 
         def synchronize(self) -> None: ...
 
+        def free(self) -> None: ...
+
         def allocated(self) -> int:
             return self.held
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
-from .contract import Backend, Profile, Unavailable
+from .contract import Backend, OutOfMemory, Profile, Unavailable
 
-__all__ = ["GROUP", "Backend", "Profile", "Unavailable", "known", "load", "names", "profile"]
+__all__ = ["GROUP", "Backend", "OutOfMemory", "Profile", "Unavailable", "known", "load", "names", "profile"]
 
 GROUP = "aforo.backends"
 # Known without reading package metadata, which takes longer than importing NumPy.

@@ -30,6 +30,10 @@ class Unavailable(RuntimeError):
         self.fix = fix
 
 
+class OutOfMemory(MemoryError):
+    """A device has no room for a storage."""
+
+
 @dataclass(frozen=True)
 class Reserve:
     """Memory that libraries and drivers take outside what a framework allocates: how much, and where that was measured."""
@@ -68,6 +72,7 @@ class Profile:
     accumulates      whether a matrix product can be added to what its output holds
     resident         a data set that is walked over again and again stays on the device up to this many bytes; a larger one
                      passes through two slots of a batch each. 0: the device reads the host's memory
+    tf32             whether matrix products of float32 may run in TF32, where an instruction says so
     reserve          what is taken outside the storages
     """
 
@@ -81,6 +86,7 @@ class Profile:
     parts: Callable[[int], int] | None = None
     accumulates: bool = False
     resident: int = 0
+    tf32: bool = False
     reserve: tuple[Reserve, ...] = ()
 
     def footprint(self, nbytes: int) -> int:
@@ -154,7 +160,7 @@ class Backend(Protocol):
     profile: Profile
 
     def open(self, nbytes: int) -> Storage:
-        """A new storage with room for `nbytes`, its contents undefined."""
+        """A new storage with room for `nbytes`, its contents undefined. Raises OutOfMemory if there is none."""
 
     def view(self, storage: Storage, view: View) -> Any:
         """The backend's own array over that part of the storage. Copies nothing."""
@@ -171,6 +177,12 @@ class Backend(Protocol):
     def feed(self, columns: Sequence[np.ndarray[Any, Any]], most_rows: int, again: bool) -> Feed:
         """A way for these columns of a data set into batch slots of at most so many rows; `again`: for many walks over it."""
 
+    def export(self, array: Any) -> Any:
+        """A copy of one of the backend's arrays that other libraries can take: it has `__dlpack__`. BufferError if none can."""
+
+    def adopt(self, array: Any, given: Any) -> None:
+        """Copy what another library has on this device, an object with `__dlpack__`, into one of the backend's arrays."""
+
     def compile(
         self, instruction: Instruction, inputs: Sequence[Any], outputs: Sequence[Any], scratch: Sequence[Any]
     ) -> Callable[[], object]:
@@ -181,6 +193,9 @@ class Backend(Protocol):
 
     def synchronize(self) -> None:
         """Wait until everything queued has run."""
+
+    def free(self) -> int | None:
+        """Bytes that storages could still take; None where nobody can say."""
 
     def allocated(self) -> int:
         """Bytes that open storages hold now."""

@@ -37,6 +37,7 @@ def profile(name: str) -> Profile:
         parts=parts_of,
         accumulates=True,
         resident=2 * 2**30,
+        tf32=True,
     )
 
 
@@ -150,6 +151,14 @@ class CudaBackend:
         self.driver.read(array.address, block)
         return np.array(np.ndarray(array.shape, array.view.dtype, block, 0, array.view.strides))
 
+    def export(self, array: DeviceArray) -> Any:
+        assert array.is_dense
+        return self.driver.export(array.address, array.shape, array.view.dtype)
+
+    def adopt(self, array: DeviceArray, given: Any) -> None:
+        assert array.is_dense
+        self.driver.adopt(array.address, given)
+
     def copy(self, target: DeviceArray, source: DeviceArray) -> None:
         if target.is_dense and source.is_dense:
             self.driver.copy(target.address, source.address, target.nbytes)
@@ -189,6 +198,9 @@ class CudaBackend:
 
     def synchronize(self) -> None:
         self.driver.synchronize()
+
+    def free(self) -> int | None:
+        return self.driver.free()
 
     def allocated(self) -> int:
         return self.driver.allocated()

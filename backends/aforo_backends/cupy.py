@@ -13,6 +13,7 @@ from typing import Any
 import cupy  # type: ignore[import-not-found]
 import numpy as np
 
+from .contract import OutOfMemory
 from .driver import Call, Event, HostArray, Matrix, Product
 from .source import Launch
 
@@ -35,9 +36,8 @@ class GpuStorage:
 class CupyDriver:
     """One device, one stream."""
 
-    def __init__(self, index: int = 0, tf32: bool = False) -> None:
+    def __init__(self, index: int = 0) -> None:
         self.device = cupy.cuda.Device(index)
-        self.tf32 = tf32
         self.opened = 0
         self.kernels: dict[str, Any] = {}
         with self.device:
@@ -50,8 +50,12 @@ class CupyDriver:
 
     def alloc(self, nbytes: int) -> GpuStorage:
         with self.device, self.stream:
+            try:
+                storage = GpuStorage(nbytes)
+            except cupy.cuda.memory.OutOfMemoryError:
+                raise OutOfMemory from None
             self.opened += 1
-            return GpuStorage(nbytes)
+            return storage
 
     def write(self, address: int, values: HostArray) -> None:
         # From pageable memory the copy is staged before the call returns, so the source may change afterwards.
@@ -66,6 +70,19 @@ class CupyDriver:
     def copy(self, target: int, source: int, nbytes: int) -> None:
         kind = cupy.cuda.runtime.memcpyDeviceToDevice
         cupy.cuda.runtime.memcpyAsync(target, source, nbytes, kind, self.stream.ptr)
+
+    def export(self, address: int, shape: tuple[int, ...], dtype: str) -> Any:
+        with self.device, self.stream:
+            copied = cupy.empty(shape, dtype)
+            self.copy(copied.data.ptr, address, copied.nbytes)
+        self.stream.synchronize()  # what takes it may look at once, on another stream
+        return copied
+
+    def adopt(self, address: int, given: Any) -> None:
+        with self.device, self.stream:
+            array = cupy.ascontiguousarray(cupy.from_dlpack(given))
+            self.copy(address, array.data.ptr, array.nbytes)
+        self.stream.synchronize()  # the array may be gone afterwards
 
     def pinned(self, nbytes: int) -> HostArray:
         return np.frombuffer(cupy.cuda.alloc_pinned_memory(nbytes), np.uint8, nbytes)
@@ -103,7 +120,7 @@ class CupyDriver:
     def gemm(self, product: Product) -> None:
         """out = a @ b. cuBLAS works on columns, so outᵀ = bᵀ aᵀ is asked for; a transpose is a flag."""
         kind, compute, scalar = _TYPES[product.dtype]
-        if self.tf32 and product.dtype == "float32":
+        if product.tf32 and product.dtype == "float32":
             compute = _COMPUTE_TF32
         a, b, out = product.a, product.b, product.out
         alpha, beta = scalar(product.alpha), scalar(product.beta)
@@ -153,6 +170,11 @@ class CupyDriver:
 
     def synchronize(self) -> None:
         self.stream.synchronize()
+
+    def free(self) -> int:
+        with self.device:
+            left: int = cupy.cuda.runtime.memGetInfo()[0] + cupy.get_default_memory_pool().free_bytes()
+            return left
 
     def allocated(self) -> int:
         with self.device:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .contract import Backend, Instruction, Profile, Reserve, Scratch, Storage, View
+from .contract import Backend, Instruction, OutOfMemory, Profile, Reserve, Scratch, Storage, View
 
 # A weight that does not start on a cache line made its update three times slower with two BLAS threads.
 PROFILE = Profile(
@@ -43,7 +43,10 @@ class HostStorage:
     __slots__ = ("_owner", "_start", "block")
 
     def __init__(self, owner: NumpyBackend, nbytes: int) -> None:
-        self.block = np.empty(PROFILE.footprint(nbytes), np.uint8)
+        try:
+            self.block = np.empty(PROFILE.footprint(nbytes), np.uint8)
+        except MemoryError:
+            raise OutOfMemory from None
         self._start = -self.block.ctypes.data % PROFILE.alignment
         self._owner = owner
         owner.held += self.block.nbytes
@@ -101,6 +104,12 @@ class NumpyBackend:
     def copy_out(self, array: Array) -> Array:
         return np.array(array)
 
+    def export(self, array: Array) -> Array:
+        return np.array(array)
+
+    def adopt(self, array: Array, given: Any) -> None:
+        np.copyto(array, np.from_dlpack(given))
+
     def copy(self, target: Array, source: Array) -> None:
         np.copyto(target, source)
 
@@ -132,6 +141,9 @@ class NumpyBackend:
 
     def synchronize(self) -> None:
         pass
+
+    def free(self) -> None:
+        """Swapping and overcommitment leave no figure to rely on."""
 
     def allocated(self) -> int:
         return self.held

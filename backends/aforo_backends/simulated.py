@@ -20,12 +20,14 @@ from typing import Any
 
 import numpy as np
 
-from .contract import Backend, Unavailable, round_up
+from .contract import Backend, OutOfMemory, Unavailable, round_up
 from .cuda import CudaBackend, profile
 from .driver import Call, HostArray, Matrix, Product
 from .source import Launch
 
 PROFILE = profile("simulated")
+INDEXED = True
+DEVICES = 2
 
 # What all kernels share: where in the grid they are, and the threads of a block. A kernel that waits for its block runs as
 # fibres, in turn, from barrier to barrier; they are made once, and change places without a system call.
@@ -122,7 +124,10 @@ def compiler() -> str | None:
     return shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
 
 
-def create() -> Backend:
+def create(index: int = 0) -> Backend:
+    if index >= DEVICES:
+        found = ", ".join(f"simulated:{i}" for i in range(DEVICES))
+        raise Unavailable(f"there is no device simulated:{index}", found, 'model.to("simulated:0")')
     if compiler() is None:
         raise Unavailable(
             "the simulated device runs its kernels through a C++ compiler",
@@ -202,10 +207,11 @@ def _stuck(call: Call) -> bool:
 
 
 class SimulatedDriver:
-    """Counters: kernels (runs of a kernel), launches (kernels and graphs that were launched), captures, and bytes that came
-    from the host."""
+    """`limit`: the bytes it has. Counters: kernels (runs of a kernel), launches (kernels and graphs that were launched),
+    captures, and bytes that came from the host."""
 
     def __init__(self) -> None:
+        self.limit: int | None = None
         self.held = 0
         self.opened = 0
         self.kernels = 0
@@ -230,6 +236,8 @@ class SimulatedDriver:
 
     def alloc(self, nbytes: int) -> Block:
         self._forbid_in_capture("an allocation")
+        if self.limit is not None and self.held + round_up(nbytes, PROFILE.rounding) > self.limit:
+            raise OutOfMemory
         return Block(self, nbytes)
 
     def write(self, address: int, values: HostArray) -> None:
@@ -245,6 +253,12 @@ class SimulatedDriver:
 
     def copy(self, target: int, source: int, nbytes: int) -> None:
         self._enqueue(lambda: ctypes.memmove(target, source, nbytes))
+
+    def export(self, address: int, shape: tuple[int, ...], dtype: str) -> HostArray:
+        raise BufferError("the simulated device is no device that other libraries know")
+
+    def adopt(self, address: int, given: Any) -> None:
+        raise BufferError("the simulated device is no device that other libraries know")
 
     def pinned(self, nbytes: int) -> HostArray:
         self._forbid_in_capture("an allocation")
@@ -340,7 +354,7 @@ class SimulatedDriver:
             self.kernels += 1
             with np.errstate(all="ignore"):
                 a, b, out = (_window(matrix, product) for matrix in (product.a, product.b, product.out))
-                made = np.matmul(a, b)
+                made = np.matmul(*(map(_as_tf32, (a, b)) if product.tf32 else (a, b)))
                 out[...] = made if (product.alpha, product.beta) == (1.0, 0.0) else product.alpha * made + product.beta * out
                 workspace = (ctypes.c_char * product.workspace[1]).from_address(product.workspace[0])
                 ctypes.memset(workspace, 0xFF, product.workspace[1])  # whatever was there is lost
@@ -389,11 +403,21 @@ class SimulatedDriver:
             else:
                 raise RuntimeError("two streams wait for one another")
 
+    def free(self) -> int | None:
+        return None if self.limit is None else max(0, self.limit - self.held)
+
     def allocated(self) -> int:
         return self.held
 
     def allocations(self) -> int:
         return self.opened
+
+
+def _as_tf32(values: HostArray) -> HostArray:
+    """float32 values with the ten bits of mantissa that TF32 keeps, rounded to nearest."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    rounded: HostArray = ((bits + 0x0FFF + ((bits >> 13) & 1)) & np.uint32(0xFFFFE000)).view(np.float32)
+    return rounded
 
 
 def _window(matrix: Matrix, product: Product) -> HostArray:

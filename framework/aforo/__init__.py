@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from . import callbacks, initializers, losses, metrics, ops, optimizers, regularizers, schedules
 from .device import devices
 from .errors import Error
-from .evaluate import grad, tensor
+from .evaluate import from_dlpack, grad, tensor
 from .graph import Tensor
 from .layers import (
     Activation,
@@ -39,8 +39,8 @@ __version__ = "0.1.0"
 __all__ = [
     "SGD", "Activation", "Adagrad", "Adam", "AdamW", "Add", "BatchNormalization", "Concatenate", "Dense", "Dropout",
     "Embedding", "Error", "Flatten", "Input", "Lambda", "Layer", "LayerNormalization", "Model", "Multiply", "Optimizer",
-    "RMSprop", "Reshape", "Sequential", "Tensor", "callbacks", "datasets", "devices", "grad", "initializers", "losses",
-    "memory", "metrics", "ops", "optimizers", "regularizers", "schedules", "set_seed", "tensor",
+    "RMSprop", "Reshape", "Sequential", "Tensor", "callbacks", "datasets", "devices", "from_dlpack", "grad", "initializers",
+    "losses", "memory", "metrics", "ops", "optimizers", "regularizers", "schedules", "set_seed", "tensor",
 ]  # fmt: skip
 
 _LATER = ("datasets", "memory")  # loaded at their first use, to keep the import short

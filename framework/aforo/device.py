@@ -95,6 +95,26 @@ class Generation:
     current = 0
 
 
+class DeviceFull(InvalidState):
+    """A device has no room."""
+
+
+def opened(target: Device, nbytes: int) -> Storage:
+    """A new storage on the device."""
+    try:
+        return target.backend.open(nbytes)
+    except aforo_backends.OutOfMemory:
+        free = target.backend.free()
+        raise DeviceFull(
+            explain(
+                f"{target} has no room for {nbytes:,} bytes.",
+                expected="as many bytes in one piece",
+                received=None if free is None else f"{free:,} bytes that are free",
+                fix="a smaller batch, or fewer models and tensors on this device",
+            )
+        ) from None
+
+
 def strided(layout: Layout, dtype: str, sizes: Mapping[str, int], base: int = 0) -> View:
     """A layout at certain sizes, in bytes, for a value that starts at `base`."""
     item = DTYPES[dtype]
@@ -117,7 +137,7 @@ def materialise(variable: Variable, sizes: Mapping[str, int], target: Device) ->
             return
         forget(variable)
         Generation.current += 1
-    storage = target.backend.open(needed)
+    storage = opened(target, needed)
     if variable.source is not None:
         fill(target, storage, variable.shape, variable.dtype, read(variable.source), sizes)
     elif variable.initial is not None:
@@ -136,7 +156,7 @@ def preserve(variable: Variable) -> None:
     if leaf is not None:
         snapshot = leaf.variable
         home = variable.device or CPU
-        snapshot.storage = home.backend.open(value_bytes(variable.shape, variable.dtype, {}))
+        snapshot.storage = opened(home, value_bytes(variable.shape, variable.dtype, {}))
         fill(home, snapshot.storage, variable.shape, variable.dtype, read(variable), {})
         snapshot.device, snapshot.source = home, None
     variable.snapshot = None
@@ -203,7 +223,7 @@ def move(variables: list[Variable], target: Device) -> None:
     arrived = []
     for variable in held:
         view = strided(Layout.dense(variable.shape), variable.dtype, {})
-        storage = target.backend.open(value_bytes(variable.shape, variable.dtype, {}))
+        storage = opened(target, value_bytes(variable.shape, variable.dtype, {}))
         target.backend.copy_in(target.backend.view(storage, view), read(variable))
         arrived.append(storage)
     for variable, storage in zip(held, arrived, strict=True):

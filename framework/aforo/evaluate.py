@@ -56,6 +56,42 @@ def tensor(data: Any, dtype: Any = None, device: Any = "cpu") -> Leaf:
     return Leaf(variable)
 
 
+_CPU, _CUDA, _PINNED = 1, 2, 3  # kinds of devices in DLPack
+
+
+def from_dlpack(array: Any) -> Leaf:
+    """A tensor with a copy of what another library has, where it is: on the CPU, or on a CUDA device.
+
+    array: an object with `__dlpack__`, e.g. of PyTorch, CuPy or JAX; float32, float64, int32, int64 or bool.
+    """
+    if not hasattr(array, "__dlpack__") or not hasattr(array, "__dlpack_device__"):
+        raise InvalidType(
+            explain(
+                "this array cannot be taken over.",
+                expected="an object with __dlpack__",
+                received=type(array).__name__,
+                fix="af.tensor(array)",
+            )
+        )
+    kind, index = array.__dlpack_device__()
+    if kind in (_CPU, _PINNED):
+        return tensor(np.from_dlpack(array), str(np.from_dlpack(array).dtype))
+    if kind != _CUDA:
+        raise InvalidValue(
+            explain(
+                "this array is on a device that Aforo does not know.",
+                expected="DLPack's device 1 (CPU) or 2 (CUDA)",
+                received=f"device {int(kind)}",
+                fix="move it to the CPU first",
+            )
+        )
+    target = devices.device(f"cuda:{index}")
+    variable = Variable("tensor", tuple(array.shape), as_dtype(str(array.dtype).rpartition(".")[2]), TENSOR)
+    devices.materialise(variable, {}, target)
+    target.backend.adopt(devices.contents(variable), array)
+    return Leaf(variable)
+
+
 def evaluate(tensors: Sequence[Tensor]) -> None:
     """Compute these tensors, all in one program, and remember their values."""
     with _lock:
@@ -215,6 +251,20 @@ class _Evaluation:
                 seen.update(map(id, new))
                 stack.extend(new)
         return str((held.device if held is not None else None) or devices.CPU)
+
+    @staticmethod
+    def export(x: Tensor) -> Any:
+        evaluate([x])
+        held = _start(x)
+        assert held is not None
+        if held.storage is None:
+            return devices.read(held)
+        try:
+            return held.device.backend.export(devices.contents(held))
+        except BufferError as error:
+            raise InvalidValue(
+                explain(f"this tensor cannot be handed over: {error}.", received=f"on {held.device}", fix='t.to("cpu")')
+            ) from None
 
     @staticmethod
     def to(x: Tensor, device: Any) -> Tensor:

@@ -21,6 +21,7 @@ from .layers.layer import Call, Layer, flattened
 from .metrics import Total
 from .parameter import Parameter
 from .program import Program, Workspace
+from .settings import flag
 from .specs import BATCH, Shape, written
 from .topology import Structure, Topology, capture
 
@@ -190,7 +191,7 @@ class Model(Layer):
     def _changed(self) -> None:
         """Forget what was derived from the layers."""
         self._graphs.clear()
-        self._workspace = Workspace(self._device)
+        self._workspace = Workspace(self._device, self.tf32)
 
     # --- weights ------------------------------------------------------------------------------------------------------
 
@@ -329,7 +330,34 @@ class Model(Layer):
         if self._seen_changes != Layer.changes:
             self._follow_changes()
         key = kind + "+weights" * weighted
-        return self._workspace.program(key, batch, lambda: self.graph(kind, weighted))
+        try:
+            return self._workspace.program(key, batch, lambda: self.graph(kind, weighted))
+        except devices.DeviceFull as error:
+            raise self._too_large(error, kind, batch) from None
+
+    def _too_large(self, error: devices.DeviceFull, kind: str, batch: int) -> devices.DeviceFull:
+        """The error for a batch that the device has no room for, with the largest one that it has room for."""
+        free = self.backend.free()
+        if free is None:
+            return error
+        from .memory.inverse import max_batch_size
+
+        own = [each for each in (*self._carried(), *self._slots_of_batches()) if each.storage is not None]
+        room = free + self._workspace.held_bytes + sum(each.storage.nbytes for each in own)
+        training = kind == steps.TRAINING
+        planned = self.memory(batch, training).total_bytes
+        try:
+            fix = f"batch_size={max_batch_size(self, room, training, None)}, the largest that fits now"
+        except InvalidValue:
+            fix = "a smaller model: not even a batch of 1 fits now"
+        return devices.DeviceFull(
+            explain(
+                f"{self.device} has no room for a {kind} step of {batch} rows. Weights and optimizer are as they were.",
+                expected=f"{planned:,} bytes, as planned",
+                received=f"room for {room:,} bytes, what the model holds already included",
+                fix=fix,
+            )
+        )
 
     def plan(self, batch: int, training: bool = True, device: Any = None) -> Plan:
         """The plan of a training step or of a prediction. Creates no weights; needs neither data nor the device."""
@@ -413,24 +441,52 @@ class Model(Layer):
         """What runs its programs."""
         return self._device.backend
 
-    def to(self, device: Any) -> Model:
-        """Move weights, optimizer slots and counters to a device: all of them, or none. Returns the model."""
+    @property
+    def tf32(self) -> bool:
+        """Whether float32 matrix products run in TF32."""
+        return self._workspace.tf32
+
+    def to(self, device: Any, *, tf32: bool = False) -> Model:
+        """Move weights, optimizer slots and counters to a device: all of them, or none. Returns the model.
+
+        tf32: let its matrix products of float32 run in TF32, which CUDA GPUs since Ampere do many times faster: they round what
+        they multiply to 10 bits of mantissa, and sum in float32.
+        """
         target = devices.device(device)
+        if flag("tf32", tf32) and not target.profile.tf32:
+            raise InvalidValue(
+                explain(
+                    f"TF32 is a format of CUDA GPUs, and {target} has none.",
+                    expected="a device with TF32",
+                    received=f"device={str(target)!r}, tf32=True",
+                    fix=f'model.to("{target}")',
+                )
+            )
         target.backend.synchronize()  # raises, before anything moves, where there is no such device
         with self.lock:
             if target is not self._device:
-                optimizer_variables = self.optimizer.variables(self._step) if self.optimizer else []
-                slots = [slot for own in self._slots.values() for slot in own.values()]
-                weights = [weight.variable for weight in self.weights]
-                totals = [variable for total in self.totals.values() for variable in total.variables.values()]
-                devices.move([*weights, *slots, *totals, self._step, *optimizer_variables], target)
+                devices.move(self._carried(), target)
                 self._device = target
-                targets = [head.target for head in self.heads]
-                for variable in (*self.inputs, *targets, self.sample_weight):
-                    if variable is not None:
-                        devices.forget(variable)
-                self._workspace = Workspace(target)
+                for variable in self._slots_of_batches():
+                    devices.forget(variable)
+            elif tf32 == self.tf32:
+                return self
+            self._workspace = Workspace(target, tf32)
         return self
+
+    def _carried(self) -> list[Variable]:
+        """What moves with the model: weights, slots, totals, counters."""
+        return [
+            *(weight.variable for weight in self.weights),
+            *(slot for own in self._slots.values() for slot in own.values()),
+            *(variable for total in self.totals.values() for variable in total.variables.values()),
+            self._step,
+            *(self.optimizer.variables(self._step) if self.optimizer else ()),
+        ]
+
+    def _slots_of_batches(self) -> list[Variable]:
+        slots = (*self.inputs, *(head.target for head in self.heads), self.sample_weight)
+        return [slot for slot in slots if slot is not None]
 
     def memory(
         self,

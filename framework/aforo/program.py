@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from aforo_backends.contract import Instruction, Storage
+from aforo_backends.contract import ADDED_PRODUCT, Instruction, Storage
 
-from .device import Device, Generation, fill, materialise, strided
+from .device import Device, DeviceFull, Generation, fill, forget, materialise, opened, strided
 from .graph import BATCH, Graph
 from .specs import Layout, at, value_bytes
 
@@ -16,13 +16,20 @@ if TYPE_CHECKING:
 
 Sizes = Mapping[str, int]
 _KEPT_PROGRAMS = 16
+PRODUCTS = ("matmul", ADDED_PRODUCT)
 
 
 class Program:
     """A plan at certain sizes, every view made and every kernel chosen."""
 
     def __init__(
-        self, plan: Plan, sizes: Sizes, device: Device, arena: Storage | None, constants: dict[Constant, Storage]
+        self,
+        plan: Plan,
+        sizes: Sizes,
+        device: Device,
+        arena: Storage | None,
+        constants: dict[Constant, Storage],
+        tf32: bool = False,
     ) -> None:
         from .plan import Operand
 
@@ -47,6 +54,8 @@ class Program:
         calls = []
         for step in plan.steps:
             attributes = {key: at(value, sizes) for key, value in step.attributes.items()}
+            if tf32 and step.op in PRODUCTS:
+                attributes["tf32"] = True
             instruction = Instruction(
                 step.op,
                 tuple(located(operand)[1] for operand in step.reads),
@@ -82,8 +91,9 @@ class Workspace:
     A bound arena does not move. When it, or a batch slot, must grow, every program is rebuilt.
     """
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: Device, tf32: bool = False) -> None:
         self.device = device
+        self.tf32 = tf32
         self.arena: Storage | None = None
         self.arena_bytes = 0
         self.constants: dict[Constant, Storage] = {}
@@ -91,6 +101,11 @@ class Workspace:
         self.programs: dict[tuple[str, int], Program] = {}
         self.active: Program | None = None
         self._generation = Generation.current
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the arena and the constants."""
+        return sum(storage.nbytes for storage in (self.arena, *self.constants.values()) if storage is not None)
 
     def program(self, kind: str, batch: int, graph: Callable[[], Graph]) -> Program:
         """The program of that kind, ready to run on a batch of that many rows."""
@@ -112,32 +127,48 @@ class Workspace:
             self.programs = {key: bound for key, bound in self.programs.items() if key[0] != kind}
         elif plan.sizes["batch"] != batch:
             verify(plan, sizes)
-        for variable in plan.variables:
-            materialise(variable, plan.sizes, self.device)
-        self._open(plan)
+        try:
+            for variable in plan.variables:
+                materialise(variable, plan.sizes, self.device)
+            self._open(plan)
+        except DeviceFull:
+            self._give_up(kind, plan)
+            raise
         if self._generation != Generation.current:
             self.programs.clear()
             self._generation = Generation.current
         if len(self.programs) >= _KEPT_PROGRAMS:
             self.programs.pop(next(iter(self.programs)))
         self.active = None
-        program = self.programs[kind, batch] = Program(plan, sizes, self.device, self.arena, self.constants)
+        program = self.programs[kind, batch] = Program(plan, sizes, self.device, self.arena, self.constants, self.tf32)
         return program
+
+    def _give_up(self, kind: str, plan: Plan) -> None:
+        """Hold nothing of the size that had no room, so that a smaller batch finds all of it."""
+        del self.plans[kind]
+        self.programs.clear()
+        self.constants.clear()
+        self.arena, self.active, self.arena_bytes = None, None, 0
+        for variable in plan.variables:
+            if variable.role == BATCH:
+                forget(variable)
+        Generation.current += 1
 
     def _open(self, plan: Plan) -> None:
         """Make room for what the plan needs in the arena and for its constants."""
-        profile, backend = self.device.profile, self.device.backend
+        profile = self.device.profile
         if plan.arena_bytes > self.arena_bytes:
             self.programs.clear()
-            self.arena, self.active = None, None
-            self.arena = backend.open(plan.peak_bytes)
+            self.arena, self.active, self.arena_bytes = None, None, 0
+            self.arena = opened(self.device, plan.peak_bytes)
             self.arena_bytes = plan.arena_bytes
         for constant in plan.constants:
             needed = value_bytes(constant.shape, constant.dtype, plan.sizes)
-            held = self.constants.get(constant)
-            if held is None or held.nbytes < profile.footprint(needed):
-                if held is not None:
-                    self.programs.clear()
-                    self.active = held = None
-                storage = self.constants[constant] = backend.open(needed)
-                fill(self.device, storage, constant.shape, constant.dtype, constant.at(plan.sizes), plan.sizes)
+            if constant in self.constants and self.constants[constant].nbytes >= profile.footprint(needed):
+                continue
+            if self.constants.pop(constant, None) is not None:
+                self.programs.clear()
+                self.active = None
+            self.constants[constant] = opened(self.device, needed)
+            values = constant.at(plan.sizes)
+            fill(self.device, self.constants[constant], constant.shape, constant.dtype, values, plan.sizes)

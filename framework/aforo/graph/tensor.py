@@ -119,6 +119,7 @@ class Evaluation(Protocol):
     def numpy(self, x: Tensor) -> np.ndarray[Any, Any]: ...
     def device(self, x: Tensor) -> str: ...
     def to(self, x: Tensor, device: Any) -> Tensor: ...
+    def export(self, x: Tensor) -> Any: ...
 
 
 class Tensor:
@@ -273,6 +274,14 @@ class Tensor:
     def to(self, device: Any) -> Tensor:
         """The same numbers on a device, as a new tensor; derivatives do not pass."""
         return self.evaluation.to(self, device)
+
+    def __dlpack__(self, **options: Any) -> Any:
+        """A copy of its numbers for another library, e.g. torch.from_dlpack(t): where they are, on the CPU or a CUDA device."""
+        return self.evaluation.export(self).__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        device, _, index = self.device.partition(":")
+        return (2, int(index or 0)) if device == "cuda" else (1, 0)
 
     def item(self) -> float | int | bool:
         """The one number it holds."""
