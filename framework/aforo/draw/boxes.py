@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from math import log2
 
@@ -110,18 +111,23 @@ def _activation(population: Population) -> str:
     return "linear" if population.step.links == "dense" else population.step.function
 
 
-def _synapse_lines(found: Circuit, target: int) -> tuple[str, ...]:
-    own = [bundle for bundle in found.synapses if bundle.target == target]
-    step = found.populations[target].step
-    if not own or step is None:
-        return ()
-    total = _number(sum(map(found.count, own)), "synapse")
-    return (total, shortened(_weights(step), 34)) if step.weights else (total,)
+def _synapse_lines(found: Circuit) -> list[tuple[str, ...]]:
+    """For each population what is written along the synapses that lead to it."""
+    counts: Counter[int] = Counter()
+    for bundle in found.synapses:
+        counts[bundle.target] += found.count(bundle)
+    lines: list[tuple[str, ...]] = []
+    for target, population in enumerate(found.populations):
+        own = (_number(counts[target], "synapse"),) if counts[target] else ()
+        step = population.step
+        lines.append((*own, shortened(_weights(step), 34)) if own and step is not None and step.weights else own)
+    return lines
 
 
 def populations_as_nodes(outline: Outline) -> Canvas:
     """Nodes are populations of neurons, edges are synapses."""
     found = circuit(outline)
+    along = _synapse_lines(found)
     nodes = []
     for i, population in enumerate(found.populations):
         lines = [_title(outline, population), _number(population.units, "neuron"), f"activation: {_activation(population)}"]
@@ -129,9 +135,7 @@ def populations_as_nodes(outline: Outline) -> Canvas:
             lines = [lines[0], _number(population.units, "input")]
         plain = card(lines, NEURON, 14)
         painted = _with_neurons(plain, population.units)
-        nodes.append(
-            replace(plain, height=plain.height + 16, paint=painted, before=_synapse_lines(found, i), port=plain.port - 3)
-        )
+        nodes.append(replace(plain, height=plain.height + 16, paint=painted, before=along[i], port=plain.port - 3))
     edges = [Edge(bundle.source, bundle.target, bundle.late) for bundle in found.synapses]
     subtitle = "Nodes are populations of neurons with an activation; edges are synapses, which transform"
     return composed(f"{outline.name}: neurons", subtitle, nodes, list(dict.fromkeys(edges)))
@@ -213,10 +217,11 @@ def bars_as_nodes(outline: Outline) -> Canvas:
 def bars_of_neurons(outline: Outline) -> Canvas:
     """A bar of neurons for each population, and a band of synapses between those that are linked."""
     found = circuit(outline)
+    along = _synapse_lines(found)
     nodes = []
     for i, population in enumerate(found.populations):
         value = outline.values[population.value]
-        nodes.append(_bar(value, _synapse_lines(found, i), True, _activation(population)))
+        nodes.append(_bar(value, along[i], True, _activation(population)))
     edges = list(dict.fromkeys(Edge(bundle.source, bundle.target, bundle.late) for bundle in found.synapses))
     subtitle = "Each bar is a vector of neurons; bands are synapses from all or from each to each"
     canvas, layout = place(f"{outline.name}: vectors of neurons", subtitle, nodes, edges)

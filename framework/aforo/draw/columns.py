@@ -122,10 +122,14 @@ def sampled(found: Columns) -> Columns:
 
 def _shown(found: Columns, most: int) -> Columns:
     columns = list(found.columns)
+    leading: dict[int, list[Bundle]] = {}
+    for bundle in found.bundles:
+        if not bundle.late and bundle.source < bundle.target:
+            leading.setdefault(bundle.target, []).append(bundle)
     for i, column in enumerate(columns):
         given = column.given or column.units
         units, taken = spread(column.units, most), spread(given, most)
-        own = [bundle for bundle in found.bundles if bundle.target == i and not bundle.late and bundle.source < i]
+        own = leading.get(i, [])
         if own and column.units > most and all(bundle.links == JOIN for bundle in own):  # what its sources show
             units = tuple(
                 sorted(

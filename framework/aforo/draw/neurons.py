@@ -77,12 +77,13 @@ def circuit(outline: Outline) -> Circuit:
             parts[value] = [(len(populations), False)]
             populations.append(Population(value, outline.values[value].units, step, step.activation))
     # Feedback is known at the end only: what a late value holds is resolved when every population is there.
+    makers = {value: step for step in outline.steps for value in step.outputs}
     late = {step.outputs[0]: step.inputs[0] for step in outline.steps if step.late}
 
     def resolved(value: int, behind: bool, depth: int = 0) -> list[tuple[int, bool]]:
         if value in late:
             return resolved(late[value], True, depth + 1) if depth < len(outline.values) else []
-        made = next((step for step in outline.steps if value in step.outputs), None)
+        made = makers.get(value)
         if made is not None and made.kind in _HAND_ON and made.links in (EACH, JOIN):
             return [part for source in made.inputs for part in resolved(source, behind, depth)]
         return [(population, behind or was_late) for population, was_late in parts[value]]
