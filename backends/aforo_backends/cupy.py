@@ -13,24 +13,32 @@ from typing import Any
 import cupy  # type: ignore[import-not-found]
 import numpy as np
 
-from .contract import OutOfMemory
+from .contract import OutOfMemory, Unavailable, round_up
 from .driver import Call, Event, HostArray, Matrix, Product
 from .source import Launch
 
 _CUBLAS_OP = {False: 0, True: 1}  # as it is, transposed
 _TYPES = {"float32": (0, 68, ctypes.c_float), "float64": (1, 70, ctypes.c_double)}  # CUDA_R_*, CUBLAS_COMPUTE_*, scalars
 _COMPUTE_TF32 = 77
+_SPARE = 65_536  # the workspace of products that plan none: without any, cuBLAS would allocate while a graph is captured
 
 
 class GpuStorage:
     """A block from CuPy's pool."""
 
-    __slots__ = ("address", "memory", "nbytes")
+    __slots__ = ("_driver", "address", "memory", "nbytes")
 
-    def __init__(self, nbytes: int) -> None:
+    def __init__(self, driver: CupyDriver, nbytes: int) -> None:
         self.memory = cupy.cuda.alloc(nbytes)
         self.address = int(self.memory.ptr)
-        self.nbytes = -(-nbytes // 512) * 512
+        self.nbytes = round_up(nbytes, 512)
+        self._driver = driver
+        driver.held += self.nbytes
+        driver.opened += 1
+
+    def __del__(self) -> None:
+        if hasattr(self, "_driver"):
+            self._driver.held -= self.nbytes
 
 
 class CupyDriver:
@@ -38,6 +46,7 @@ class CupyDriver:
 
     def __init__(self, index: int = 0) -> None:
         self.device = cupy.cuda.Device(index)
+        self.held = 0
         self.opened = 0
         self.kernels: dict[str, Any] = {}
         with self.device:
@@ -47,15 +56,14 @@ class CupyDriver:
             self._handle = ctypes.c_void_p()
             _check(self._cublas.cublasCreate_v2(ctypes.byref(self._handle)), "cublasCreate")
             _check(self._cublas.cublasSetStream_v2(self._handle, ctypes.c_void_p(self.stream.ptr)), "cublasSetStream")
+            self._spare = cupy.cuda.runtime.malloc(_SPARE)
 
     def alloc(self, nbytes: int) -> GpuStorage:
         with self.device, self.stream:
             try:
-                storage = GpuStorage(nbytes)
+                return GpuStorage(self, nbytes)
             except cupy.cuda.memory.OutOfMemoryError:
                 raise OutOfMemory from None
-            self.opened += 1
-            return storage
 
     def write(self, address: int, values: HostArray) -> None:
         # From pageable memory the copy is staged before the call returns, so the source may change afterwards.
@@ -115,7 +123,8 @@ class CupyDriver:
 
     def launch(self, function: Any, blocks: int, threads: int, pointers: Sequence[int], numbers: Sequence[int]) -> None:
         arguments = (*map(np.uintp, pointers), *map(np.int64, numbers))
-        function((blocks,), (threads,), arguments, stream=self.stream)
+        with self.device:
+            function((blocks,), (threads,), arguments, stream=self.stream)
 
     def gemm(self, product: Product) -> None:
         """out = a @ b. cuBLAS works on columns, so outᵀ = bᵀ aᵀ is asked for; a transpose is a flag."""
@@ -124,7 +133,8 @@ class CupyDriver:
             compute = _COMPUTE_TF32
         a, b, out = product.a, product.b, product.out
         alpha, beta = scalar(product.alpha), scalar(product.beta)
-        workspace = ctypes.c_void_p(product.workspace[0]), ctypes.c_size_t(product.workspace[1])
+        address, nbytes = product.workspace if product.workspace[1] else (self._spare, _SPARE)
+        workspace = ctypes.c_void_p(address), ctypes.c_size_t(nbytes)
         _check(self._cublas.cublasSetWorkspace_v2(self._handle, *workspace), "cublasSetWorkspace")
         status = self._cublas.cublasGemmStridedBatchedEx(
             self._handle,
@@ -177,9 +187,7 @@ class CupyDriver:
             return left
 
     def allocated(self) -> int:
-        with self.device:
-            used: int = cupy.get_default_memory_pool().used_bytes()
-            return used
+        return self.held
 
     def allocations(self) -> int:
         return self.opened
@@ -190,23 +198,21 @@ def _operand(matrix: Matrix, kind: int) -> tuple[Any, ...]:
 
 
 def _cublas() -> ctypes.CDLL:
-    """The cuBLAS that CuPy was built for; CuPy loads it first, with its dependencies."""
-    import cupy_backends.cuda.libs.cublas  # type: ignore[import-not-found]  # noqa: F401
+    """cuBLAS, from NVIDIA's wheels or the system, as CuPy itself finds the CUDA libraries."""
+    from cuda import pathfinder  # type: ignore[import-not-found]  # CuPy depends on it
 
-    major = cupy.cuda.runtime.runtimeGetVersion() // 1000
-    for name in (f"libcublas.so.{major}", "libcublas.so"):
-        try:
-            library = ctypes.CDLL(name)
-        except OSError:
-            continue
-        gemm = library.cublasGemmStridedBatchedEx
-        operand: list[Any] = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_longlong]
-        gemm.argtypes = [
-            ctypes.c_void_p, *[ctypes.c_int] * 5, ctypes.c_void_p, *operand, *operand, ctypes.c_void_p, *operand,
-            *[ctypes.c_int] * 3,
-        ]  # fmt: skip
-        return library
-    raise OSError(f"libcublas.so.{major} was not found beside CuPy")
+    try:
+        library = ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib("cublas").abs_path)
+    except pathfinder.DynamicLibNotFoundError as error:
+        install = "pip install 'aforo[cuda13-ctk]', or 'aforo[cuda12-ctk]': extras that bring the CUDA libraries"
+        raise Unavailable("CuPy is here, but not cuBLAS, which runs the matrix products", f"{error}", install) from None
+    gemm = library.cublasGemmStridedBatchedEx
+    operand: list[Any] = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_longlong]
+    gemm.argtypes = [
+        ctypes.c_void_p, *[ctypes.c_int] * 5, ctypes.c_void_p, *operand, *operand, ctypes.c_void_p, *operand,
+        *[ctypes.c_int] * 3,
+    ]  # fmt: skip
+    return library
 
 
 def _check(status: int, what: str) -> None:

@@ -40,7 +40,7 @@ dim blockIdx, threadIdx, blockDim, gridDim;
 static ucontext_t beginning, fibre;
 static jmp_buf scheduler, fibres[1024];
 static bool finished[1024];
-static char stacks[1024][16384];
+static char stacks[1024][65536];
 static volatile int running, made, waiting;
 static void (*kernel)();
 void __syncthreads() {

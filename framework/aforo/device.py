@@ -122,6 +122,12 @@ def strided(layout: Layout, dtype: str, sizes: Mapping[str, int], base: int = 0)
     return View(base + item * at(layout.offset, sizes), at(layout.shape, sizes), steps, dtype)
 
 
+def grows(variable: Variable, sizes: Mapping[str, int], target: Device) -> bool:
+    """Whether it has memory, but too little for these sizes."""
+    needed = value_bytes(variable.shape, variable.dtype, sizes)
+    return variable.storage is not None and variable.storage.nbytes < target.profile.footprint(needed)
+
+
 def materialise(variable: Variable, sizes: Mapping[str, int], target: Device) -> None:
     """Give a variable memory on the device, and its first value. A batch slot grows when it must."""
     needed = value_bytes(variable.shape, variable.dtype, sizes)
@@ -133,7 +139,7 @@ def materialise(variable: Variable, sizes: Mapping[str, int], target: Device) ->
                     fix=f'model.to("{target}")',
                 )
             )
-        if variable.storage.nbytes >= target.profile.footprint(needed):
+        if not grows(variable, sizes, target):
             return
         forget(variable)
         Generation.current += 1

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from aforo_backends.contract import ADDED_PRODUCT, Instruction, Storage
 
-from .device import Device, DeviceFull, Generation, fill, forget, materialise, opened, strided
+from .device import Device, DeviceFull, Generation, fill, forget, grows, materialise, opened, strided
 from .graph import BATCH, Graph
 from .specs import Layout, at, value_bytes
 
@@ -35,6 +35,7 @@ class Program:
 
         backend = device.backend
         views: dict[tuple[int, Operand], Any] = {}
+        self._held: dict[int, Storage] = {}  # what it runs on stays while it may run
 
         def located(operand: Operand) -> tuple[Storage, Any]:
             value = plan.values[operand.value]
@@ -44,6 +45,7 @@ class Program:
             elif value.constant is not None:
                 storage = constants[value.constant]
             assert storage is not None
+            self._held[id(storage)] = storage
             return storage, strided(operand.layout, value.dtype, sizes, value.offset or 0)
 
         def array(operand: Operand) -> Any:
@@ -109,15 +111,15 @@ class Workspace:
 
     def program(self, kind: str, batch: int, graph: Callable[[], Graph]) -> Program:
         """The program of that kind, ready to run on a batch of that many rows."""
-        program = self.programs.get((kind, batch))
-        if program is None or self._generation != Generation.current:
-            program = self._bind(kind, batch, graph)
+        if (kind, batch) not in self.programs or self._generation != Generation.current:
+            self._bind(kind, batch, graph)
+        program = self.programs[kind, batch]
         if program is not self.active:
             program.activate()
             self.active = program
         return program
 
-    def _bind(self, kind: str, batch: int, graph: Callable[[], Graph]) -> Program:
+    def _bind(self, kind: str, batch: int, graph: Callable[[], Graph]) -> None:
         from .plan import make_plan, verify  # loaded with the first plan: it is a quarter of the time of `import aforo`
 
         sizes = {"batch": batch}
@@ -127,6 +129,9 @@ class Workspace:
             self.programs = {key: bound for key, bound in self.programs.items() if key[0] != kind}
         elif plan.sizes["batch"] != batch:
             verify(plan, sizes)
+        if any(grows(variable, plan.sizes, self.device) for variable in plan.variables):
+            self.programs.clear()  # they hold on to the smaller memory
+            self.active = None
         try:
             for variable in plan.variables:
                 materialise(variable, plan.sizes, self.device)
@@ -140,8 +145,7 @@ class Workspace:
         if len(self.programs) >= _KEPT_PROGRAMS:
             self.programs.pop(next(iter(self.programs)))
         self.active = None
-        program = self.programs[kind, batch] = Program(plan, sizes, self.device, self.arena, self.constants, self.tf32)
-        return program
+        self.programs[kind, batch] = Program(plan, sizes, self.device, self.arena, self.constants, self.tf32)
 
     def _give_up(self, kind: str, plan: Plan) -> None:
         """Hold nothing of the size that had no room, so that a smaller batch finds all of it."""
