@@ -104,9 +104,10 @@ def _philox(counter: Sequence[int], key: Sequence[int]) -> list[int]:
     return c
 
 
-def _uniform(step: Array, rows: int, columns: int, key: tuple[int, int]) -> Array:
+def _uniform(step: Array, first: Any = 0, *, rows: int, columns: int, key: tuple[int, int]) -> Array:
     """Eight numbers of 24 bits from each block; NumPy raises the counter before it draws."""
-    words = [w for i in range(rows * columns // 8) for w in _philox((i + 1, int(step), 0, 0), key)]
+    start = int(first) * columns // 8
+    words = [w for i in range(rows * columns // 8) for w in _philox((start + i + 1, int(step), 0, 0), key)]
     halves = np.array(words, np.uint64).view(np.uint32)  # the low half first
     return ((halves >> 8) * 2.0**-24).reshape(rows, columns)
 
@@ -119,6 +120,7 @@ _TWINS: dict[str, Callable[..., Any]] = {
     "cast": lambda x, dtype: x.astype(dtype),
     "copy": lambda x: x,
     "identity": lambda x: x,
+    "after": lambda x, event: x,
     "stop_gradient": lambda x: x,
     "transpose": lambda x, axes: np.transpose(x, axes),
     "broadcast": lambda x, shape: np.broadcast_to(x, shape),

@@ -24,7 +24,7 @@ FLOORS: list[list[str]] = [
     ["aforo.specs", "aforo.random", "aforo.settings", "aforo.budget"],
     ["aforo.graph"],
     ["aforo.ops"],
-    ["aforo.gradient"],
+    ["aforo.gradient", "aforo.recompute"],
     ["aforo.plan"],
     ["aforo.device", "aforo.program"],
     ["aforo.parameter", "aforo.initializers", "aforo.regularizers", "aforo.schedules"],
@@ -35,7 +35,7 @@ FLOORS: list[list[str]] = [
     ["aforo.topology", "aforo.recurrence"],
     ["aforo.model"],
     ["aforo.sequential"],
-    ["aforo.training", "aforo.history", "aforo.callbacks", "aforo.progress"],
+    ["aforo.training", "aforo.history", "aforo.callbacks", "aforo.progress", "aforo.economy"],
     ["aforo.outline"],
     ["aforo.memory", "aforo.summary", "aforo.probe"],
     [
@@ -57,6 +57,7 @@ FLOORS: list[list[str]] = [
 EXCEPTIONS: dict[tuple[str, str], str] = {
     ("aforo.model", "aforo.training"): "Sequential.fit, evaluate and predict are one line each: the loops live a floor above",
     ("aforo.model", "aforo.memory.measure"): "Model.memory hands the model to the report; imported at the call",
+    ("aforo.economy", "aforo.memory.data"): "a budget counts the data that fit holds as the report does; imported at the call",
     ("aforo.model", "aforo.memory.inverse"): "Model.max_batch_size hands the model to the search; imported at the call",
     ("aforo.model", "aforo.summary"): "Sequential.summary hands the model to the printer; imported at the call",
     ("aforo.model", "aforo.draw"): "Model.draw hands the model to the pictures; imported at the call",

@@ -160,7 +160,7 @@ def test_the_peak_of_a_wide_batch_is_held_by_the_activations() -> None:
     m = net.model().memory(1000)
     activations = [h for h in m.timeline.holders if h.op == "tanh" and h.phase == "forward"]
     assert {h.shape for h in activations} == {(1000, 50)}
-    assert {h.layer for h in activations} >= {"dense", "dense_1"}  # the third one's gradient may be written over it by then
+    assert {h.layer for h in activations} >= {"dense"}  # the others' gradients may be written over them by then
     assert sum(h.nbytes for h in m.timeline.holders[:4]) > 0.75 * m.arena_bytes
 
 

@@ -119,10 +119,10 @@ def test_without_widths_build_takes_no_argument() -> None:
 
 @pytest.mark.about_numpy
 def test_the_formula_says_b_times_n() -> None:
-    """20-n×4-10 with momentum, by hand: 3·n² weights and as many slots, and one layer's gradient at the peak, 4 bytes each."""
+    """20-n×4-10 with momentum, by hand: 3·n² weights, as many slots, at most one layer's gradient at the peak, 4 bytes each."""
     s = af.memory.sweep(build, [4096, 8192, 16384, 32768], [256, 512, 768, 1024, 1536])
     f = s.formula
-    assert f.per_unit_pair == pytest.approx(4 * (3 + 3 + 1), rel=0.01)
+    assert 4 * (3 + 3) * 0.99 < f.per_unit_pair < 4 * (3 + 3 + 1) * 1.01  # or less of it, where another instruction is the peak
     assert f.per_sample_unit is not None and 4 * 4 <= f.per_sample_unit <= 4 * 6.1  # four layers kept, one or two on the way
     assert f.worst_error < 0.03
     errors = [

@@ -129,7 +129,7 @@ def _scatter_add(instruction: Instruction) -> list[Launch]:
 
 
 _PHILOX = """
-    unsigned long long c0 = i + 1, c1 = (unsigned long long)step[0], c2 = 0, c3 = 0;
+    unsigned long long c0 = START + 1, c1 = (unsigned long long)step[0], c2 = 0, c3 = 0;
     unsigned long long k0 = (unsigned long long)key0, k1 = (unsigned long long)key1;
     for (int round = 0; round < 10; round++) {
         unsigned long long l0 = 0xD2E7470EE14C6C93ULL * c0, h0 = __umul64hi(0xD2E7470EE14C6C93ULL, c0);
@@ -147,11 +147,16 @@ _PHILOX = """
 
 def _uniform(instruction: Instruction) -> list[Launch]:
     """Eight numbers a thread: a block of Philox4x64-10, as NumPy draws them."""
-    parameters = ["float* out", "const long long* step", "long long n", "long long key0", "long long key1"]
+    part = len(instruction.inputs) > 1  # of a batch: the second input is the number of its first row
+    name, start = ("uniform_from", "i + first[0] * each") if part else ("uniform", "i")
+    numbers = ["long long n", "long long key0", "long long key1"] + ["long long each"] * part
+    parameters = ["float* out", "const long long* step"] + ["const long long* first"] * part + numbers
     key = tuple(word - (1 << 64) if word >> 63 else word for word in instruction.attributes["key"])
-    n = prod(instruction.outputs[0].shape) // 8
-    name, source = kernel("uniform", parameters, grid_loop("long long", [_PHILOX]))
-    return [Launch(name, source, blocks_for(n), BLOCK, (("out", 0), ("in", 0)), (n, *key))]
+    shape = instruction.outputs[0].shape
+    n, each = prod(shape) // 8, shape[1] // 8
+    operands = (("out", 0), ("in", 0), ("in", 1))[: 2 + part]
+    name, source = kernel(name, parameters, grid_loop("long long", [_PHILOX.replace("START", start)]))
+    return [Launch(name, source, blocks_for(n), BLOCK, operands, (n, *key, each)[: 3 + part])]
 
 
 _BUILDERS: dict[str, Callable[[Instruction], list[Launch]]] = {

@@ -254,14 +254,16 @@ def _scatter_add(instruction: Instruction, inputs: Sequence[Array], output: Arra
 
 
 def _uniform(instruction: Instruction, inputs: Sequence[Array], output: Array) -> Call:
-    (step,) = inputs
+    step, *first = inputs  # and the number of the first row, if it is not 0
+    blocks = output.shape[1] // 8
     key = list(instruction.attributes["key"])
     philox = np.random.Philox(key=0)
     draw = partial(np.random.Generator(philox).random, dtype=np.float32, out=output)
 
     def run() -> None:
         state: Any = {"bit_generator": "Philox", "buffer": [0] * 4, "buffer_pos": 4, "has_uint32": 0, "uinteger": 0}
-        state["state"] = {"counter": [0, int(step), 0, 0], "key": key}
+        start = int(first[0]) * blocks if first else 0
+        state["state"] = {"counter": [start, int(step), 0, 0], "key": key}
         philox.state = state
         draw()
 

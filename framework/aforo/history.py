@@ -6,13 +6,18 @@ from os import PathLike
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .economy import Choice
     from .figures import Chart
 
 
 class History:
-    """`history` maps each name to its values, one an epoch; `epoch` holds the epochs' numbers."""
+    """`history` maps each name to its values, one an epoch; `epoch` holds the epochs' numbers.
 
-    def __init__(self) -> None:
+    `plan` says how training ran within its memory_budget; None without one.
+    """
+
+    def __init__(self, plan: Choice | None = None) -> None:
+        self.plan = plan
         self.history: dict[str, list[float]] = {}
         self.epoch: list[int] = []
 

@@ -81,7 +81,10 @@ class Model(Layer):
         self._workspace = Workspace(self._device)
         self._graphs: dict[str, Graph] = {}
         self._slots: dict[Variable, dict[str, Variable]] = {}
+        self._sums: dict[Variable, Variable] = {}
         self._step = _counter()
+        self._row = Variable("row", (), "int64", STATE, lambda: 0, owner="totals")
+        self._way = steps.Way()
         self._seen_changes = Layer.changes
         self._seen_layers: tuple[int, ...] = ()
 
@@ -287,7 +290,9 @@ class Model(Layer):
 
     @uncollected
     def _trace(self, kind: str, weighted: bool) -> Graph:
-        context = Context(training=kind == steps.TRAINING, step=lambda: leaf(self._step))
+        is_training = kind in (steps.TRAINING, *steps.PARTS)
+        row = (lambda: leaf(self._row)) if kind == steps.NEXT else None
+        context = Context(training=is_training, step=lambda: leaf(self._step), row=row)
         with tracing(), collecting(context):
             predictions = self.replay([leaf(variable) for variable in self.inputs])
             for y_pred in predictions:
@@ -310,13 +315,20 @@ class Model(Layer):
                 dtype = predictions[0].dtype
                 self.sample_weight = Variable("sample_weight", (BATCH,), dtype, BATCH_ROLE, owner="batch")
             weights = leaf(self.sample_weight) if weighted and self.sample_weight else None
-            measured = steps.measure(self.heads, predictions, context.penalties, weights, self.totals)
+            part = kind in steps.PARTS
+            measured = steps.measure(self.heads, predictions, context.penalties, weights, self.totals, part)
             if kind == steps.EVALUATION:
                 return steps.evaluation(measured)
             trained = self.trainable_weights
             self._slots = {w.variable: self._slots.get(w.variable) or _slots(w, optimizer) for w in trained}
+            self._sums = {w.variable: self._sums.get(w.variable) or _slot(w, "gradient", 0.0) for w in trained}
             owners = {weight.variable: layer.name for layer in self.layers for weight in layer.weights}
-            return steps.training(measured, context.updates, trained, owners, optimizer, self._slots, self._step)
+            step = steps.Training(trained, owners, optimizer, self._slots, self._step, self._sums, self._row)
+            if kind == steps.UPDATING:
+                return step.update(measured.loss.dtype)
+            if part:
+                return step.part(measured, context.updates, kind == steps.FIRST, bool(context.draws))
+            return step.whole(measured, context.updates)
 
     def set_target(self, head: Head, shape: Shape, dtype: str) -> None:
         """Say what the targets of a head look like."""
@@ -325,20 +337,20 @@ class Model(Layer):
                 self._changed()
             head.target = Variable(f"y_{head.name}" if head.name else "y", shape, dtype, BATCH_ROLE, owner="batch")
 
-    def program(self, kind: str, batch: int, weighted: bool = False) -> Program:
-        """The program for a batch of that many rows, bound to the model's device."""
+    def program(self, kind: str, batch: int, weighted: bool = False, whole: int = 0) -> Program:
+        """The program for a batch of that many rows on the model's device. whole: rows of the batch that it is a part of."""
         if self._seen_changes != Layer.changes:
             self._follow_changes()
         key = kind + "+weights" * weighted
         try:
-            return self._workspace.program(key, batch, lambda: self.graph(kind, weighted))
+            return self._workspace.program(key, batch, lambda: self._way.graph(self.graph(kind, weighted), kind), whole)
         except devices.DeviceFull as error:
             raise self._too_large(error, kind, batch) from None
 
     def _too_large(self, error: devices.DeviceFull, kind: str, batch: int) -> devices.DeviceFull:
         """The error for a batch that the device has no room for, with the largest one that it has room for."""
         free = self.backend.free()
-        if free is None:
+        if free is None or kind in steps.PARTS:
             return error
         from .memory.inverse import max_batch_size
 
@@ -358,6 +370,27 @@ class Model(Layer):
                 fix=fix,
             )
         )
+
+    @property
+    def way(self) -> steps.Way:
+        """How its training steps run."""
+        return self._way
+
+    def adopt(self, way: steps.Way, plans: Mapping[str, Plan] | None = None) -> None:
+        """Run training steps this way from now on. What another way held is given back.
+
+        plans: of everything that will run, by kind; then what more than they need was held is given back too.
+        """
+        if way != self._way or (plans is not None and not self._workspace.runs(plans)):
+            self._way = way
+            self._release()
+            self._workspace.plans.update(plans or {})
+
+    def _release(self) -> None:
+        """Give back everything that only programs need: arena, constants, batch slots, sums of gradients."""
+        for variable in (*self._slots_of_batches(), *self._sums.values()):
+            devices.forget(variable)
+        self._workspace = Workspace(self._device, self.tf32)
 
     def plan(self, batch: int, training: bool = True, device: Any = None) -> Plan:
         """The plan of a training step or of a prediction. Creates no weights; needs neither data nor the device."""
@@ -382,11 +415,17 @@ class Model(Layer):
         class_weight: Mapping[int, float] | None = None,
         sample_weight: Any = None,
         initial_epoch: int = 0,
+        memory_budget: int | str | None = None,
     ) -> History:
         """Train on x (n, …) and y for a number of epochs; lists or dicts of arrays for several inputs or outputs.
 
         Everything is checked before the first step. `seed` fixes the shuffles, epoch by epoch. `validation_split` holds out
         that fraction from the end of the data. verbose: 0 silent, 1 a progress bar, 2 a line an epoch, "auto" 1 in a terminal.
+
+        memory_budget: the most bytes that training may own, e.g. "8GiB". If whole batches do not fit, they run in micro-batches
+        (the same gradients to rounding; statistics of the batch are then those of each micro-batch) or compute activations
+        again, whichever takes less time. It prints which, and history.plan holds it; raises before the first step, with the
+        smallest budget that would do, if nothing fits.
         """
         return training.fit(
             self,
@@ -403,6 +442,7 @@ class Model(Layer):
             class_weight=class_weight,
             sample_weight=sample_weight,
             initial_epoch=initial_epoch,
+            memory_budget=memory_budget,
         )
 
     def evaluate(
@@ -467,8 +507,7 @@ class Model(Layer):
             if target is not self._device:
                 devices.move(self._carried(), target)
                 self._device = target
-                for variable in self._slots_of_batches():
-                    devices.forget(variable)
+                self._release()
             elif tf32 == self.tf32:
                 return self
             self._workspace = Workspace(target, tf32)
@@ -481,6 +520,7 @@ class Model(Layer):
             *(slot for own in self._slots.values() for slot in own.values()),
             *(variable for total in self.totals.values() for variable in total.variables.values()),
             self._step,
+            self._row,
             *(self.optimizer.variables(self._step) if self.optimizer else ()),
         ]
 
@@ -499,12 +539,14 @@ class Model(Layer):
         validation_rows: int = 0,
         weighted: bool = False,
         programs: Sequence[str] | None = None,
+        memory_budget: int | str | None = None,
     ) -> Report:
         """Every byte a training step (or a prediction) of this batch size owns, from the plan that would run.
 
         length: time steps, for models whose inputs have a time axis. rows, validation_rows: those of a fit; data_bytes is what
         it holds besides, and batches are no larger than the data. weighted: with a weight for each sample or class.
         programs: several of "training", "evaluation" and "prediction", for a model that runs them all in one arena.
+        memory_budget: training runs as `fit` would within it.
         """
         from .memory.measure import report
 
@@ -518,13 +560,13 @@ class Model(Layer):
                 )
             )
         more = {"rows": rows, "validation_rows": validation_rows, "weighted": weighted, "programs": programs}
-        return report(self, batch_size, training, device, **more)  # type: ignore[arg-type]
+        return report(self, batch_size, training, device, memory_budget=memory_budget, **more)  # type: ignore[arg-type]
 
     def max_batch_size(self, budget: Any, training: bool = True, device: Any = None) -> int:
         """The largest batch size with memory(batch_size, training, device).total_bytes within the budget.
 
         It fits, and one more does not. budget: bytes, or text: "8GiB" is binary, "8GB" decimal. What the report lists outside
-        (`reserve`) is not counted. Where an arena misses its lower bound the total may fall from one size to the next, so that
+        (`reserve`) is not counted. Where a search finds a better plan the total may fall from one size to the next, so that
         several sizes are such an edge: this is the largest that fits if it is less than 32 below the last that the lower bounds
         let through, else one edge below.
         """
@@ -629,7 +671,8 @@ def _counter() -> Variable:
 
 
 def _slots(weight: Parameter, optimizer: optimizers.Optimizer) -> dict[str, Variable]:
-    def slot(name: str, value: float) -> Variable:
-        return Variable(name, weight.shape, weight.dtype, OPTIMIZER_STATE, lambda: value, owner=weight.variable.owner)
+    return {name: _slot(weight, name, value) for name, value in optimizer.init(weight).items()}
 
-    return {name: slot(name, value) for name, value in optimizer.init(weight).items()}
+
+def _slot(weight: Parameter, name: str, value: float) -> Variable:
+    return Variable(name, weight.shape, weight.dtype, OPTIMIZER_STATE, lambda: value, owner=weight.variable.owner)

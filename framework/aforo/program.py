@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .plan import Constant, Operand, Plan
 
 Sizes = Mapping[str, int]
+WHOLE = "whole batch"  # the size that stands for the rows of a batch of which a program sees a part
 _KEPT_PROGRAMS = 16
 PRODUCTS = ("matmul", ADDED_PRODUCT)
 
@@ -76,15 +77,17 @@ class Program:
         scalar = Layout.dense(())
         self.backend = backend
         self._sized = [
-            (backend.view(constants[each], strided(scalar, each.dtype, sizes)), each.at(sizes))
+            (each, backend.view(constants[each], strided(scalar, each.dtype, sizes)), each.at(sizes))
             for each in plan.constants
             if each.is_sized
         ]
 
-    def activate(self) -> None:
-        """Write the constants that depend on the sizes; another program may have left its own."""
-        for array, value in self._sized:
-            self.backend.copy_in(array, value)
+    def activate(self, held: dict[Constant, Any]) -> None:
+        """Write the constants that depend on the sizes, where another program has left its own. held: what each holds now."""
+        for constant, array, value in self._sized:
+            if held.get(constant) != value:
+                self.backend.copy_in(array, value)
+                held[constant] = value
 
 
 class Workspace:
@@ -100,8 +103,9 @@ class Workspace:
         self.arena_bytes = 0
         self.constants: dict[Constant, Storage] = {}
         self.plans: dict[str, Plan] = {}
-        self.programs: dict[tuple[str, int], Program] = {}
+        self.programs: dict[tuple[str, int, int], Program] = {}
         self.active: Program | None = None
+        self._sized: dict[Constant, Any] = {}
         self._generation = Generation.current
 
     @property
@@ -109,20 +113,25 @@ class Workspace:
         """Bytes of the arena and the constants."""
         return sum(storage.nbytes for storage in (self.arena, *self.constants.values()) if storage is not None)
 
-    def program(self, kind: str, batch: int, graph: Callable[[], Graph]) -> Program:
-        """The program of that kind, ready to run on a batch of that many rows."""
-        if (kind, batch) not in self.programs or self._generation != Generation.current:
-            self._bind(kind, batch, graph)
-        program = self.programs[kind, batch]
+    def program(self, kind: str, batch: int, graph: Callable[[], Graph], whole: int = 0) -> Program:
+        """The program of that kind, ready to run on a batch of that many rows. whole: of the batch that this is a part of."""
+        if (kind, batch, whole) not in self.programs or self._generation != Generation.current:
+            self._bind(kind, batch, graph, whole)
+        program = self.programs[kind, batch, whole]
         if program is not self.active:
-            program.activate()
+            program.activate(self._sized)
             self.active = program
         return program
 
-    def _bind(self, kind: str, batch: int, graph: Callable[[], Graph]) -> None:
+    def runs(self, plans: Mapping[str, Plan]) -> bool:
+        """Whether exactly these plans are what it runs, in no more memory than they need."""
+        arena = max(plan.arena_bytes for plan in plans.values())
+        return self.arena_bytes <= arena and all(self.plans.get(kind) == plan for kind, plan in plans.items())
+
+    def _bind(self, kind: str, batch: int, graph: Callable[[], Graph], whole: int) -> None:
         from .plan import make_plan, verify  # loaded with the first plan: it is a quarter of the time of `import aforo`
 
-        sizes = {"batch": batch}
+        sizes = {"batch": batch, WHOLE: whole} if whole else {"batch": batch}
         plan = self.plans.get(kind)
         if plan is None or plan.sizes["batch"] < batch:
             plan = self.plans[kind] = make_plan(graph(), self.device.profile, sizes)
@@ -145,13 +154,14 @@ class Workspace:
         if len(self.programs) >= _KEPT_PROGRAMS:
             self.programs.pop(next(iter(self.programs)))
         self.active = None
-        self.programs[kind, batch] = Program(plan, sizes, self.device, self.arena, self.constants, self.tf32)
+        self.programs[kind, batch, whole] = Program(plan, sizes, self.device, self.arena, self.constants, self.tf32)
 
     def _give_up(self, kind: str, plan: Plan) -> None:
         """Hold nothing of the size that had no room, so that a smaller batch finds all of it."""
         del self.plans[kind]
         self.programs.clear()
         self.constants.clear()
+        self._sized.clear()
         self.arena, self.active, self.arena_bytes = None, None, 0
         for variable in plan.variables:
             if variable.role == BATCH:
@@ -173,6 +183,7 @@ class Workspace:
             if self.constants.pop(constant, None) is not None:
                 self.programs.clear()
                 self.active = None
+            self._sized.pop(constant, None)
             self.constants[constant] = opened(self.device, needed)
             values = constant.at(plan.sizes)
             fill(self.device, self.constants[constant], constant.shape, constant.dtype, values, plan.sizes)

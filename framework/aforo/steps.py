@@ -1,11 +1,14 @@
-"""The graphs a model runs: prediction, evaluation, training. Loss, metrics and update are nodes like any other."""
+"""The graphs a model runs: prediction, evaluation, training. Loss, metrics and update are nodes like any other.
+
+A training step can also run in parts: the graph of a micro-batch adds its gradients to sums, and that of the update reads them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from . import metrics, ops
+from . import metrics, ops, program
 from .errors import InvalidState, explain
 from .gradient import gradient
 from .graph import LOSS, UPDATE, Graph, Tensor, Variable, ancestors, constant, leaf, merge, within
@@ -13,9 +16,34 @@ from .graph.tensor import user_line
 from .heads import Head
 from .metrics import Total
 from .optimizers import Optimizer
-from .specs import BATCH
+from .recompute import recomputed
+from .specs import BATCH, Dim
 
 PREDICTION, EVALUATION, TRAINING = "prediction", "evaluation", "training"
+FIRST, NEXT, UPDATING = "first micro-batch", "next micro-batch", "update"
+PARTS = (FIRST, NEXT, UPDATING)  # of a training step
+
+_WHOLE = Dim.symbol(program.WHOLE)
+
+
+@dataclass(frozen=True)
+class Way:
+    """How training steps run.
+
+    batch   rows of the largest batch
+    rows    rows of a micro-batch; 0: none, a batch is one piece
+    kept    bytes that the forward values kept for the backward may take, others being computed again; None: all are kept
+    """
+
+    batch: int = 0
+    rows: int = 0
+    kept: int | None = None
+
+    def graph(self, graph: Graph, kind: str) -> Graph:
+        """The graph of a kind as it runs this way."""
+        if self.kept is None or kind not in (TRAINING, FIRST, NEXT):
+            return graph
+        return recomputed(graph, self.kept, {"batch": self.rows or self.batch})
 
 
 def prediction(names: Sequence[str], predictions: Sequence[Tensor]) -> Graph:
@@ -36,7 +64,9 @@ def measure(
     penalties: Sequence[Tensor],
     sample_weight: Tensor | None,
     totals: Mapping[str, Total],
+    is_part: bool = False,
 ) -> Measured:
+    """is_part: whether the batch is a micro-batch. The mean is then over the whole one, so that the parts' losses add up."""
     updates: dict[Variable, Tensor] = {}
 
     def count(name: str, sums: Mapping[str, Tensor]) -> None:
@@ -65,7 +95,7 @@ def measure(
     with within(layer="loss", phase=LOSS):
         for penalty in penalties:
             whole = whole + penalty * constant(1.0, penalty.dtype, times=BATCH)
-        mean = whole * constant(1.0, whole.dtype, per=BATCH)
+        mean = whole * constant(1.0, whole.dtype, per=_WHOLE if is_part else BATCH)
     count("loss", {"sum": whole})
     return Measured(mean, updates)
 
@@ -74,41 +104,88 @@ def evaluation(measured: Measured) -> Graph:
     return merge(Graph({}, measured.updates))
 
 
-def training(
-    measured: Measured,
-    updates: Mapping[Variable, Tensor],
-    trained: Sequence[Tensor],
-    owners: Mapping[Variable, str],
-    optimizer: Optimizer,
-    slots: Mapping[Variable, Mapping[str, Variable]],
-    counter: Variable,
-) -> Graph:
-    """One step. Each update reads its gradient where `gradient` returns it, and nowhere else."""
-    if not trained:
-        raise InvalidState(
-            explain(
-                "there is nothing to train: the model has no trainable weights.",
-                expected="at least one layer with trainable weights",
-                received="none",
-                fix="model.add(af.Dense(units)), or layer.trainable = True",
+@dataclass(frozen=True)
+class Training:
+    """What a training step is made of: its weights, the optimizer, and what that remembers.
+
+    owners   weight -> the name of its layer
+    slots    weight -> the optimizer's slots for it, by name
+    counter  training steps so far
+    sums     weight -> where the gradients of micro-batches are added up
+    row      the number, in the whole batch, of a micro-batch's first sample
+    """
+
+    trained: Sequence[Tensor]
+    owners: Mapping[Variable, str]
+    optimizer: Optimizer
+    slots: Mapping[Variable, Mapping[str, Variable]]
+    counter: Variable
+    sums: Mapping[Variable, Variable]
+    row: Variable
+
+    def whole(self, measured: Measured, updates: Mapping[Variable, Tensor]) -> Graph:
+        """A whole step. Each update reads its gradient where `gradient` returns it, and nowhere else."""
+        gradients = self._gradients(measured.loss)
+        after = {**measured.updates, **updates, **self._updated(gradients, measured.loss.dtype)}
+        if any(node.op == "variable" and node.variable is self.counter for node in ancestors(after.values())):
+            after[self.counter] = self._counted()
+        return merge(Graph({}, after))
+
+    def part(self, measured: Measured, updates: Mapping[Variable, Tensor], first: bool, draws: bool) -> Graph:
+        """A micro-batch: the gradients of its share of the mean loss are added to the sums, which the first one starts.
+
+        draws: whether it draws random numbers, by the rows' numbers in the whole batch.
+        """
+        after = {**measured.updates, **updates}
+        for weight, g in zip(self.trained, self._gradients(measured.loss), strict=True):
+            total = self.sums[weight.variable]
+            with within(layer=self.owners[weight.variable], phase=UPDATE, site=user_line()):
+                after[total] = g if first else leaf(total) + g
+        if draws:
+            with within(layer="totals", phase=UPDATE):
+                rows = constant(1.0, self.row.dtype, times=BATCH)
+                after[self.row] = rows if first else leaf(self.row) + rows
+        return merge(Graph({}, after))
+
+    def update(self, dtype: str) -> Graph:
+        """The end of a step whose gradients have been added up. dtype: that of the loss."""
+        after = self._updated([leaf(self.sums[weight.variable]) for weight in self.trained], dtype)
+        return merge(Graph({}, {**after, self.counter: self._counted()}))
+
+    def _counted(self) -> Tensor:
+        with within(layer="optimizer", phase=UPDATE, site=user_line()):
+            return leaf(self.counter) + 1
+
+    def _step_and_rate(self, dtype: str) -> tuple[Tensor, Tensor]:
+        with within(layer="optimizer", phase=UPDATE, site=user_line()):
+            step = ops.cast(leaf(self.counter), "float64") + 1.0
+            return step, self.optimizer.rate(dtype, step, self.counter)
+
+    def _gradients(self, loss: Tensor) -> list[Tensor]:
+        if not self.trained:
+            raise InvalidState(
+                explain(
+                    "there is nothing to train: the model has no trainable weights.",
+                    expected="at least one layer with trainable weights",
+                    received="none",
+                    fix="model.add(af.Dense(units)), or layer.trainable = True",
+                )
             )
-        )
-    site = user_line()
-    with within(layer="optimizer", phase=UPDATE, site=site):
-        step = ops.cast(leaf(counter), "float64") + 1.0
-        rate = optimizer.rate(measured.loss.dtype, step, counter)
-    gradients = gradient(measured.loss, trained, seed=rate if optimizer.proportional else None)
-    with within(layer="optimizer", phase=UPDATE, site=site):
-        gradients = optimizer.clipped(gradients)
-    after = {**measured.updates, **updates}
-    for weight, g in zip(trained, gradients, strict=True):
-        with within(layer=owners[weight.variable], phase=UPDATE, site=site):
-            own = slots[weight.variable]
-            rate_now = constant(1.0, g.dtype) if optimizer.proportional else rate
-            value, own_after = optimizer.apply(weight, g, {name: leaf(s) for name, s in own.items()}, rate_now, step)
-        after[weight.variable] = value
-        after.update({own[name]: slot for name, slot in own_after.items()})
-    if any(node.op == "variable" and node.variable is counter for node in ancestors(after.values())):
+        seed = self._step_and_rate(loss.dtype)[1] if self.optimizer.proportional else None
+        return gradient(loss, self.trained, seed=seed)
+
+    def _updated(self, gradients: list[Tensor], dtype: str) -> dict[Variable, Tensor]:
+        after: dict[Variable, Tensor] = {}
+        site = user_line()
+        step, rate = self._step_and_rate(dtype)
         with within(layer="optimizer", phase=UPDATE, site=site):
-            after[counter] = leaf(counter) + 1
-    return merge(Graph({}, after))
+            gradients = self.optimizer.clipped(gradients)
+        for weight, g in zip(self.trained, gradients, strict=True):
+            with within(layer=self.owners[weight.variable], phase=UPDATE, site=site):
+                own = self.slots[weight.variable]
+                slots = {name: leaf(s) for name, s in own.items()}
+                rate_now = constant(1.0, g.dtype) if self.optimizer.proportional else rate
+                value, own_after = self.optimizer.apply(weight, g, slots, rate_now, step)
+            after[weight.variable] = value
+            after.update({own[name]: slot for name, slot in own_after.items()})
+        return after

@@ -21,11 +21,12 @@ from .progress import level, reporter
 from .random import check_seed, generator, shuffle_seed
 from .settings import flag, number, whole
 from .specs import BATCH, INTEGERS
-from .steps import EVALUATION, PREDICTION, TRAINING
+from .steps import EVALUATION, FIRST, NEXT, PREDICTION, TRAINING, UPDATING, Way
 
 if TYPE_CHECKING:
     from aforo_backends.contract import Feed
 
+    from .economy import Choice
     from .model import Model
     from .program import Program
 
@@ -116,20 +117,42 @@ def _run(model: Model, batches: Batches, kind: str, batch_size: int, feed: Feed 
     if kind == TRAINING:
         for weight in model.weights:
             devices.preserve(weight.variable)
-    if feed is None and batches.rows > batch_size:
-        feed = _feed(model, batches, batch_size)
+    rows = model.way.rows if kind == TRAINING else 0
+    if feed is None and batches.rows > (rows or batch_size):
+        feed = _feed(model, batches, rows or batch_size)
     for start in range(0, batches.rows, batch_size):
         stop = min(start + batch_size, batches.rows)
-        program = model.program(kind, stop - start, batches.weighted)
-        slots = [program.slots.get(slot) for slot, _ in batches.columns]  # a loss may ignore its targets
-        if feed is not None:
-            feed.put(slots, start, stop)
+        if rows:
+            program = _in_parts(model, batches, start, stop, feed)
         else:
-            for slot, (_, values) in zip(slots, batches.columns, strict=True):
-                if slot is not None:
-                    program.backend.copy_in(slot, values)
-        program.run()
+            program = model.program(kind, stop - start, batches.weighted)
+            _load(program, batches, start, stop, feed)
+            program.run()
         yield stop, program
+
+
+def _load(program: Program, batches: Batches, start: int, stop: int, feed: Feed | None) -> None:
+    """Write rows of the data into the program's batch slots; without a feed, all of them."""
+    slots = [program.slots.get(slot) for slot, _ in batches.columns]  # a loss may ignore its targets
+    if feed is not None:
+        feed.put(slots, start, stop)
+        return
+    for slot, (_, values) in zip(slots, batches.columns, strict=True):
+        if slot is not None:
+            program.backend.copy_in(slot, values)
+
+
+def _in_parts(model: Model, batches: Batches, start: int, stop: int, feed: Feed | None) -> Program:
+    """One training step in micro-batches: their gradients are added up, then there is one update."""
+    rows = model.way.rows
+    for begin in range(start, stop, rows):
+        end = min(begin + rows, stop)
+        program = model.program(FIRST if begin == start else NEXT, end - begin, batches.weighted, whole=stop - start)
+        _load(program, batches, begin, end, feed)
+        program.run()
+    program = model.program(UPDATING, 1)
+    program.run()
+    return program
 
 
 def _reset(model: Model) -> None:
@@ -164,6 +187,8 @@ def on_batch(
         with revertible():
             batches = prepare(model, x, y, sample_weight, class_weight)
             model.graph(kind, batches.weighted)
+        if kind == TRAINING:
+            model.adopt(Way())
         _reset(model)
         for _ in _run(model, batches, kind, batches.rows):
             pass
@@ -285,6 +310,7 @@ def fit(
     class_weight: Mapping[int, float] | None,
     sample_weight: Any,
     initial_epoch: int,
+    memory_budget: Any,
 ) -> History:
     with model.lock:
         epochs = whole("epochs", epochs, 1)
@@ -293,21 +319,50 @@ def fit(
         shuffle = flag("shuffle", shuffle)
         shown = level(verbose)
         called = _check_callbacks(callbacks)
+        budget = _budget(memory_budget)
         chosen = shuffle_seed() if seed is None else check_seed(seed)
         with revertible():
             batches, validation = _split(
                 model, prepare(model, x, y, sample_weight, class_weight), validation_split, validation_data
             )
             model.graph(TRAINING, batches.weighted)
+            plan = _within(model, batches, batch_size, budget, validation)
+        if plan is not None and shown:
+            print(f"memory: {plan}")
         batches = batches.converted()
         validation = validation and validation.converted()
         if seed is None:  # two fits in a row shuffle differently
             chosen += model.epochs_trained
-        return _train(model, batches, validation, range(initial_epoch, epochs), batch_size, shuffle, chosen, shown, called)
+        history = History(plan)
+        _train(model, history, batches, validation, range(initial_epoch, epochs), batch_size, shuffle, chosen, shown, called)
+        return history
+
+
+def _budget(memory_budget: Any) -> int | None:
+    if memory_budget is None:
+        return None
+    from .budget import as_bytes  # loads what reads text
+
+    return as_bytes(memory_budget)
+
+
+def _within(model: Model, batches: Batches, batch_size: int, budget: int | None, validation: Batches | None) -> Choice | None:
+    """Let training run within the budget, if there is one."""
+    if budget is None:
+        model.adopt(Way())
+        return None
+    from .economy import Data, choose  # loads the planner
+
+    data = Data(batches.rows, 0 if validation is None else validation.rows)
+    evaluated = validation is not None and validation.weighted
+    choice = choose(model, batch_size, budget, devices.device(model.device), batches.weighted, evaluated, data)
+    model.adopt(choice.way, choice.plans)
+    return choice
 
 
 def _train(
     model: Model,
+    history: History,
     batches: Batches,
     validation: Batches | None,
     epochs: range,
@@ -316,8 +371,7 @@ def _train(
     seed: int,
     shown: int,
     callbacks: Sequence[Callback],
-) -> History:
-    history = History()
+) -> None:
     model.stop_training = False
     for callback in callbacks:
         callback.set_model(model)
@@ -330,8 +384,9 @@ def _train(
     after_batch = _overridden(callbacks, "on_train_batch_end")
     call("on_train_begin", {})
     logs: dict[str, float] = {}
-    feed = _feed(model, batches, batch_size, again=True)
-    held_out = _feed(model, validation, batch_size, again=True) if validation is not None else None
+    piece = model.way.rows or batch_size
+    feed = _feed(model, batches, piece, again=True)
+    held_out = _feed(model, validation, piece, again=True) if validation is not None else None
     with reporter(shown, epochs.stop) as report:
         for epoch in epochs:
             call("on_epoch_begin", epoch, {})
@@ -358,7 +413,7 @@ def _train(
                         function(number + 1, {})
             logs = _means(model, done)
             if validation is not None:
-                logs |= _evaluated(model, validation, batch_size, held_out, "val_")
+                logs |= _evaluated(model, validation, piece, held_out, "val_")
             report.end(epoch, logs, perf_counter() - started)
             history.record(epoch, logs)
             model.epochs_trained += done == batches.rows  # whole epochs only
@@ -366,4 +421,3 @@ def _train(
             if model.stop_training:
                 break
     call("on_train_end", logs)
-    return history

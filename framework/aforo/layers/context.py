@@ -16,6 +16,7 @@ class Context:
 
     training   whether layers behave as in training (dropout, batch statistics)
     step       gives the number of the training step, as a value of the graph
+    row        gives the number in the batch of the first sample, where a graph sees a part of it only
     updates    new values of variables that are not trained, such as moving averages
     penalties  numbers that are added to the loss
     draws      how often each layer has drawn random numbers in this step
@@ -23,6 +24,7 @@ class Context:
 
     training: bool = False
     step: Callable[[], Tensor] | None = None
+    row: Callable[[], Tensor] | None = None
     updates: dict[Variable, Tensor] = field(default_factory=dict)
     penalties: list[Tensor] = field(default_factory=list)
     draws: dict[int, int] = field(default_factory=dict)

@@ -35,7 +35,8 @@ class Dropout(Layer):
         number_of_step = context.step() if context.step is not None else self._own_step(x)
         use = context.draws.get(id(self), 0)  # a layer that stands in a net twice draws anew
         context.draws[id(self)] = use + 1
-        keep = below(self.rate, x.shape, number_of_step, self._stream.key(f"dropout/{use}" if use else "dropout"))
+        key = self._stream.key(f"dropout/{use}" if use else "dropout")
+        keep = below(self.rate, x.shape, number_of_step, key, context.row and context.row())
         return x * keep * (1.0 / (1.0 - self.rate))
 
     def _own_step(self, x: Tensor) -> Tensor:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 from .. import device as devices
+from ..budget import as_bytes
+from ..economy import Data, choose
 from ..errors import InvalidType, InvalidValue, explain, unknown_name
-from ..graph import BATCH, OPTIMIZER_STATE, PARAMETERS, STATE, TENSOR
-from ..plan import Plan, make_plan
+from ..graph import BATCH, OPTIMIZER_STATE, PARAMETERS, STATE
+from ..plan import Plan, make_plan, owned_bytes
 from ..settings import flag, whole
-from ..specs import at, value_bytes
+from ..specs import at
 from ..steps import EVALUATION, PREDICTION, TRAINING
 from .data import held_data
 from .report import Held, Holder, LayerRow, Moment, Report, Timeline
@@ -33,6 +35,7 @@ def report(
     validation_rows: int = 0,
     weighted: bool = False,
     programs: Sequence[str] | None = None,
+    memory_budget: Any = None,
 ) -> Report:
     """The report of what a model runs: see Model.memory."""
     batch_size = whole("batch_size", batch_size, 1)
@@ -60,7 +63,12 @@ def report(
         graph = model.graph(kind, weighted and kind != PREDICTION)
         return make_plan(graph, target.profile, {"batch": min(batch_size, limit or batch_size)})
 
-    plans = [planned(kind) for kind in kinds]  # the first graph decides what targets look like
+    if memory_budget is None or TRAINING not in kinds:
+        plans = [planned(kind) for kind in kinds]  # the first graph decides what targets look like
+    else:
+        budget = as_bytes(memory_budget)
+        found = choose(model, batch_size, budget, target, weighted, weighted, Data(rows, validation_rows))
+        plans = [*found.plans.values(), *(planned(kind) for kind in kinds if kind == PREDICTION)]
     data = held_data(model, target, batch_size, rows, validation_rows, weighted) if rows is not None else ()
     return report_of(model, batch_size, kinds, target, plans, rows, data)
 
@@ -75,7 +83,7 @@ def report_of(
     data: tuple[Held, ...] = (),
 ) -> Report:
     """The report of plans that share one arena; layers and timeline are those of the plan that needs most of it."""
-    roles = _by_role(plans)
+    roles = owned_bytes(plans)
     main = max(plans, key=lambda plan: plan.arena_bytes)
     return Report(
         device=str(target),
@@ -117,25 +125,6 @@ def _programs(programs: Sequence[str] | None, training: bool, validation_rows: i
     if validation_rows:
         kinds.add(EVALUATION)
     return tuple(kind for kind in PROGRAMS if kind in kinds)
-
-
-def _by_role(plans: Sequence[Plan]) -> Mapping[str, int]:
-    """Bytes of what outlives a step: each variable and each constant once, at the largest size a plan needs."""
-    held: dict[Any, tuple[str, int]] = {}
-
-    def hold(home: Any, role: str, plan: Plan) -> None:
-        nbytes = plan.profile.footprint(value_bytes(home.shape, home.dtype, plan.sizes))
-        held[home] = role, max(nbytes, held.get(home, (role, 0))[1])
-
-    for plan in plans:
-        for variable in plan.variables:  # an array that the model uses is one of its constants
-            hold(variable, STATE if variable.role == TENSOR else variable.role, plan)
-        for constant in plan.constants:
-            hold(constant, STATE, plan)
-    totals = dict.fromkeys((PARAMETERS, OPTIMIZER_STATE, STATE, BATCH), 0)
-    for role, nbytes in held.values():
-        totals[role] += nbytes
-    return totals
 
 
 def _slack(plan: Plan) -> int:

@@ -50,6 +50,20 @@ primitive(
 )
 
 
+def _after_spec(x: Tensor, event: Tensor) -> Spec:
+    return x.shape, x.dtype
+
+
+primitive(
+    "after",  # x, for readers that wait until the second input has been computed
+    spec=_after_spec,
+    stops="it orders what a finished graph does",
+    view=_identity_view,
+    flops=_no_flops,
+    samples=(Sample(((3, 4), (2,))),),
+)
+
+
 def stop_gradient(x: Tensor) -> Tensor:
     """x, as a constant for derivatives."""
     return apply("stop_gradient", x)

@@ -11,7 +11,7 @@ import numpy as np
 from aforo_backends.contract import OVERWRITTEN
 
 from ..graph import PRIMITIVES, Place, Tensor, Variable
-from ..specs import FLOATS, Layout, Shape, Size, at
+from ..specs import FLOATS, Layout, Shape, Size, at, count
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,12 @@ class Step:
     scratch: tuple[int, ...] = ()
     attributes: dict[str, Any] = field(default_factory=dict)
     flops: Size = 0
+    after: frozenset[int] = frozenset()  # values that must have been computed, though it does not read them
+
+    @property
+    def needs(self) -> list[int]:
+        """What must have been computed before it."""
+        return [*(read.value for read in self.reads), *self.after]
 
     @property
     def overwrites(self) -> Sequence[int]:
@@ -125,14 +131,33 @@ class Draft:
         """For every value that is computed, the step that writes it."""
         return {value: index for index, step in enumerate(self.steps) for value in step.writes}
 
+    def givers(self, step: Step, written: int) -> list[int]:
+        """Inputs whose memory what the step writes may take, if it is their last reader: they lie as the output does."""
+        out = self.values[written]
+        walk = Layout.dense(out.shape).walk
+        found = []
+        for position in step.overwrites:
+            read = step.reads[position].value
+            value = self.values[read]
+            if (
+                value.in_arena
+                and value.dtype == out.dtype
+                and count(value.shape) == count(out.shape)
+                and all(other.layout.walk == walk for other in step.reads if other.value == read)
+            ):
+                found.append(read)
+        return found
+
     def add_value(self, shape: Shape, dtype: str, place: Place, **home: object) -> int:
         self.values.append(Value(shape, dtype, place, **home))  # type: ignore[arg-type]
         return len(self.values) - 1
 
-    def add_copy(self, operand: Operand, place: Place, variable: Variable | None = None) -> Operand:
+    def add_copy(
+        self, operand: Operand, place: Place, variable: Variable | None = None, after: frozenset[int] = frozenset()
+    ) -> Operand:
         shape, dtype = operand.layout.shape, self.values[operand.value].dtype
         write = self.add_value(shape, dtype, place, variable=variable)
-        self.steps.append(Step("copy", place, (operand,), (write,)))
+        self.steps.append(Step("copy", place, (operand,), (write,), after=after))
         return Operand(write, Layout.dense(shape))
 
     def release(self, variable: Variable) -> None:

@@ -94,6 +94,7 @@ def fuse(
     readers = draft.readers()
     out = Draft()
     now: dict[int, int] = {}
+    done: dict[int, int] = {}  # value -> what is there when it has been computed: itself, or another that its group writes
 
     def kept(value: int) -> int:
         if value not in now:
@@ -112,10 +113,16 @@ def fuse(
         reads = tuple(Operand(kept(read.value), read.layout) for read in step.reads)
         writes = tuple(map(kept, step.writes))
         scratch = tuple(map(kept, step.scratch)) if step.op != FUSED else step.scratch
-        out.steps.append(Step(step.op, step.place, reads, writes, scratch, step.attributes, step.flops))
+        after = frozenset(done[value] for index in group.members for value in draft.steps[index].after if value in done)
+        done.update({value: kept(value) if value in step.writes else writes[0] for value in _written(draft, group)})
+        out.steps.append(Step(step.op, step.place, reads, writes, scratch, step.attributes, step.flops, after))
     out.outputs = {name: Operand(kept(operand.value), operand.layout) for name, operand in draft.outputs.items()}
     out.old = {variable: now[value] for variable, value in draft.old.items()}
     return out, {key: Operand(now[o.value], o.layout) for key, o in operands.items() if o.value in now}
+
+
+def _written(draft: Draft, group: _Group) -> list[int]:
+    return [value for index in group.members for value in draft.steps[index].writes]
 
 
 def _add_parts(out: Draft, step: Step, profile: Profile, sizes: Mapping[str, int]) -> None:
@@ -143,7 +150,7 @@ class _Grouping:
     def __init__(self, draft: Draft, shapes: list[_Shape | None], needed: set[int]) -> None:
         self.draft, self.shapes, self.needed = draft, shapes, needed
         self.writer, self.readers = draft.writers(), draft.readers()
-        self.before = [{self.writer[r.value] for r in step.reads if r.value in self.writer} for step in draft.steps]
+        self.before = [{self.writer[value] for value in step.needs if value in self.writer} for step in draft.steps]
         self.after: dict[int, list[int]] = defaultdict(list)
         for index, before in enumerate(self.before):
             for earlier in sorted(before):

@@ -7,14 +7,16 @@ counts of work, never by time, so that a plan is the same wherever it is made.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, islice
 from math import exp
 
+_PLACED = 40_000  # buffers placed in good orders, before a search
 _TRIES = 500
 _RESTARTS = 4
 _WORK = 3_000_000  # placements looked at in one restart of the search
-_HEAT, _COOLING = 0.02, 0.99  # of the search: in parts of the bound, and a factor for each try
+_HEAT, _COOLING = 0.01, 0.99  # of the search: in parts of the bound, and a factor for each try
 _SPAN = 64  # buffers for each span of time
 
 
@@ -43,12 +45,10 @@ def lower_bound(buffers: Sequence[Interval]) -> int:
 def place(buffers: Sequence[Interval]) -> list[int]:
     """An offset for every buffer; those that live at the same time do not overlap."""
     bound = lower_bound(buffers)
-    indices = range(len(buffers))
     best: list[int] = []
     best_peak = -1
     best_order: list[int] = []
-    for key in _ORDERS:
-        order = sorted(indices, key=lambda i: (key(buffers[i]), i))
+    for order in islice(_orders(buffers), max(2, _PLACED // max(1, len(buffers)))):
         offsets = _first_fit(buffers, order)
         peak = _peak(buffers, offsets)
         if best_peak < 0 or peak < best_peak:
@@ -58,12 +58,37 @@ def place(buffers: Sequence[Interval]) -> list[int]:
     return _search(buffers, best_order, best, best_peak, bound)
 
 
-_ORDERS = (
-    lambda b: (-b.nbytes, b.start),
-    lambda b: -b.nbytes * (b.end - b.start + 1),
-    lambda b: (b.start - b.end, -b.nbytes),
-    lambda b: (b.start, -b.nbytes),
-)
+def _orders(buffers: Sequence[Interval]) -> Iterator[list[int]]:
+    """Good orders of placement: large, large and long, long, early; then those first that live where memory is scarcest."""
+    indices = range(len(buffers))
+    keys: list[Callable[[int], tuple[int, ...]]] = [
+        lambda i: (-buffers[i].nbytes, buffers[i].start),
+        lambda i: (-buffers[i].nbytes * (buffers[i].end - buffers[i].start + 1),),
+        lambda i: (buffers[i].start - buffers[i].end, -buffers[i].nbytes),
+        lambda i: (buffers[i].start, -buffers[i].nbytes),
+    ]
+    for key in keys:
+        yield sorted(indices, key=key)
+    scarce = _most_beside(buffers)
+    for key in keys:
+        yield sorted(indices, key=lambda i: (-scarce[i], *key(i)))
+
+
+def _most_beside(buffers: Sequence[Interval]) -> list[int]:
+    """For each buffer, the most bytes alive at one step of its life."""
+    live = [0] * (max((buffer.end for buffer in buffers), default=0) + 2)
+    for buffer in buffers:
+        live[buffer.start] += buffer.nbytes
+        live[buffer.end + 1] -= buffer.nbytes
+    rows = [list(accumulate(live))]  # rows[k][t]: the most within 2**k steps from t on
+    while 2 ** len(rows) < len(live):
+        below, half = rows[-1], 2 ** (len(rows) - 1)
+        rows.append([max(a, b) for a, b in zip(below, below[half:] + below[-1:] * half, strict=False)])
+    found = []
+    for buffer in buffers:
+        k = (buffer.end - buffer.start + 1).bit_length() - 1
+        found.append(max(rows[k][buffer.start], rows[k][buffer.end - 2**k + 1]))
+    return found
 
 
 def _peak(buffers: Sequence[Interval], offsets: Sequence[int]) -> int:
@@ -110,8 +135,8 @@ def _first_fit(buffers: Sequence[Interval], order: Sequence[int]) -> list[int]:
 def _search(buffers: Sequence[Interval], order: Sequence[int], offsets: list[int], peak: int, bound: int) -> list[int]:
     """Simulated annealing over the order of placement (Kirkpatrick et al., 1983), until the bound is met or the tries are used.
 
-    A move takes one buffer to another turn, or swaps two. A worse peak is accepted less and less often; each restart begins
-    again from the best order of all.
+    A move takes a buffer that ends above the bound to an earlier turn, or any to another, or swaps two. A worse peak is
+    accepted less and less often; each restart begins again from the best order of all.
     """
     from random import Random  # most plans need no search
 
@@ -119,19 +144,24 @@ def _search(buffers: Sequence[Interval], order: Sequence[int], offsets: list[int
     n = len(buffers)
     best, best_peak, best_order = offsets, peak, list(order)
     for _ in range(_RESTARTS):
-        now, now_peak = list(best_order), best_peak
+        now, now_offsets, now_peak = list(best_order), best, best_peak
         temperature = _HEAT * bound
         for _ in range(min(_TRIES, _WORK // n**2)):
             candidate = list(now)
             i, j = random.randrange(n), random.randrange(n)
-            if random.random() < 0.5:
+            move = random.random()
+            if move < 0.5:
+                above = [k for k in range(n) if now_offsets[k] + buffers[k].nbytes > bound]
+                i = now.index(random.choice(above))
+                j = random.randrange(i + 1)
+            if 0.5 <= move < 0.75:
                 candidate[i], candidate[j] = candidate[j], candidate[i]
             else:
                 candidate.insert(j, candidate.pop(i))
             tried = _first_fit(buffers, candidate)
             tried_peak = _peak(buffers, tried)
             if tried_peak <= now_peak or random.random() < exp((now_peak - tried_peak) / temperature):
-                now, now_peak = candidate, tried_peak
+                now, now_offsets, now_peak = candidate, tried, tried_peak
                 if now_peak < best_peak:
                     best, best_peak, best_order = tried, now_peak, list(now)
                     if best_peak == bound:

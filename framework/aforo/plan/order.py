@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from heapq import heapify, heappop, heappush
 
-from ..graph import UPDATE
+from ..graph import UPDATE, Variable
 from .draft import Draft
 
 
 def dependencies(draft: Draft) -> list[set[int]]:
     """For every step, the steps that must run before it.
 
-    Those that write what it reads; and before the first write of a variable's new value, every reader of its old one.
+    Those that write what it reads or waits for; and before the first write of a variable's new value, every reader of its old
+    one.
     """
     writer = draft.writers()
-    before = [{writer[read.value] for read in step.reads if read.value in writer} for step in draft.steps]
+    before = [{writer[value] for value in step.needs if value in writer} for step in draft.steps]
     readers = draft.readers()
     for variable, chain in draft.chains.items():
         old = draft.old.get(variable)
@@ -27,14 +28,16 @@ def dependencies(draft: Draft) -> list[set[int]]:
 
 def settle(draft: Draft) -> list[set[int]]:
     """The dependencies, after giving up in-place updates that wait for one another (a ← b, b ← a)."""
+    released: set[Variable] = set()
     while True:
         before = dependencies(draft)
         stuck = _stuck(before)
         if not stuck:
             return before
         writer = draft.writers()
-        waiting = [variable for variable, chain in draft.chains.items() if writer[chain[0]] in stuck]
+        waiting = [v for v, chain in draft.chains.items() if v not in released and writer[chain[0]] in stuck]
         draft.release(waiting[0])
+        released.add(waiting[0])
 
 
 def _after(before: list[set[int]]) -> list[list[int]]:
@@ -46,17 +49,24 @@ def _after(before: list[set[int]]) -> list[list[int]]:
 
 
 def _stuck(before: list[set[int]]) -> set[int]:
+    """The steps that wait for themselves, and those between such steps."""
     after = _after(before)
-    missing = [len(earlier) for earlier in before]
-    ready = [index for index, n in enumerate(missing) if not n]
-    done = 0
+    behind = _left(set(range(len(before))), before, after)
+    return _left(behind, [set(steps) & behind for steps in after], [sorted(steps & behind) for steps in before])
+
+
+def _left(among: set[int], before: Sequence[set[int]], after: Sequence[Sequence[int]]) -> set[int]:
+    """What is left of some steps when those that wait for nothing are taken away, again and again."""
+    missing = {index: len(before[index]) for index in among}
+    ready = [index for index, n in missing.items() if not n]
     while ready:
-        done += 1
-        for index in after[ready.pop()]:
-            missing[index] -= 1
-            if not missing[index]:
-                ready.append(index)
-    return {index for index, n in enumerate(missing) if n} if done < len(before) else set()
+        index = ready.pop()
+        del missing[index]
+        for each in after[index]:
+            missing[each] -= 1
+            if not missing[each]:
+                ready.append(each)
+    return set(missing)
 
 
 def by_creation(draft: Draft, before: list[set[int]]) -> list[int]:

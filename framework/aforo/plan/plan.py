@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -11,12 +11,15 @@ from aforo_backends.contract import Profile, round_up
 
 from ..collector import uncollected
 from ..graph import Graph, Place, Variable
-from ..specs import Layout, Shape, Size, count, value_bytes
+from ..specs import Layout, Shape, Size, value_bytes
 from . import offsets
 from .draft import Constant, Draft, Operand, Step
+from .improve import Usage, improved
 from .lower import for_backend, lower
 from .order import by_creation, by_release, settle
 from .verify import verify
+
+_PLACED = 4_000  # steps of all orders for which places are sought
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class PlannedStep:
     scratch: tuple[Operand, ...]
     place: Place
     flops: Size
+    after: frozenset[int] = frozenset()  # values it waits for without reading them
 
 
 @dataclass(frozen=True)
@@ -134,11 +138,7 @@ def make_plan(graph: Graph, profile: Profile, sizes: Mapping[str, int]) -> Plan:
             known[shape, dtype] = round_up(value_bytes(shape, dtype, sizes), profile.alignment)
         return known[shape, dtype]
 
-    orders = [by_release(draft, before, nbytes), by_creation(draft, before)]
-    shared = [(_share(draft, order, nbytes), order) for order in orders]
-    buffers, order = min(shared, key=lambda choice: offsets.lower_bound([interval for interval, _ in choice[0]]))
-
-    found = offsets.place([interval for interval, _ in buffers])
+    order, buffers, found = _placed(draft, before, nbytes)
     offset = {value: where for where, (_, values) in zip(found, buffers, strict=True) for value in values}
     plan = Plan(
         profile=profile,
@@ -159,13 +159,34 @@ def make_plan(graph: Graph, profile: Profile, sizes: Mapping[str, int]) -> Plan:
     return plan
 
 
+def _placed(
+    draft: Draft, before: list[set[int]], nbytes: Callable[[int], int]
+) -> tuple[list[int], list[tuple[offsets.Interval, list[int]]], list[int]]:
+    """An order, the buffers it needs, and their offsets."""
+    usage = Usage(draft, nbytes)
+    first = [by_release(draft, before, nbytes), by_creation(draft, before)]
+    orders = {tuple(order): usage.peak(order)[0] for order in [*(improved(usage, before, each) for each in first), *first]}
+    best: tuple[int, list[int], list[tuple[offsets.Interval, list[int]]], list[int]] | None = None
+    few = max(1, _PLACED // max(1, len(draft.steps)))
+    for order, bound in sorted(orders.items(), key=lambda each: each[1])[:few]:
+        if best is not None and best[0] <= bound:
+            break  # what needs more at once is no better even when placed without a gap
+        buffers = _share(draft, list(order), nbytes)
+        found = offsets.place([interval for interval, _ in buffers])
+        peak = max((where + interval.nbytes for where, (interval, _) in zip(found, buffers, strict=True)), default=0)
+        if best is None or peak < best[0]:
+            best = peak, list(order), buffers, found
+    assert best is not None
+    return best[1:]
+
+
 def _planned(draft: Draft, order: list[int]) -> tuple[PlannedStep, ...]:
     def whole(value: int) -> Operand:
         return Operand(value, Layout.dense(draft.values[value].shape))
 
     def planned(step: Step) -> PlannedStep:
         writes, scratch = tuple(map(whole, step.writes)), tuple(map(whole, step.scratch))
-        return PlannedStep(step.op, step.attributes, step.reads, writes, scratch, step.place, step.flops)
+        return PlannedStep(step.op, step.attributes, step.reads, writes, scratch, step.place, step.flops, step.after)
 
     return tuple(planned(draft.steps[index]) for index in order)
 
@@ -188,9 +209,7 @@ def _share(draft: Draft, order: list[int], nbytes: Any) -> list[tuple[offsets.In
         for out in step.writes:
             if not draft.values[out].in_arena:
                 continue
-            taken = next(
-                (read.value for i, read in enumerate(step.reads) if _takes_over(draft, step, i, out, last, now, given)), -1
-            )
+            taken = next((value for value in draft.givers(step, out) if last[value] == now and value not in given), -1)
             if taken < 0:
                 members[out], first[out], start[out] = [out], out, now
             else:
@@ -206,17 +225,3 @@ def _share(draft: Draft, order: list[int], nbytes: Any) -> list[tuple[offsets.In
         )
         for head, values in members.items()
     ]
-
-
-def _takes_over(draft: Draft, step: Step, position: int, written: int, last: list[int], now: int, given: set[int]) -> bool:
-    read = step.reads[position]
-    if last[read.value] != now or position not in step.overwrites or read.value in given:
-        return False
-    value, out = draft.values[read.value], draft.values[written]
-    walk = Layout.dense(out.shape).walk
-    return (
-        value.in_arena
-        and value.dtype == out.dtype
-        and count(value.shape) == count(out.shape)
-        and all(other.layout.walk == walk for other in step.reads if other.value == read.value)
-    )

@@ -51,7 +51,7 @@ def add_products(draft: Draft, graph: Graph, operands: dict[int, Operand]) -> Dr
             alpha = -1.0 if step.op == "subtract" else 1.0
             made[index] = Step(
                 ADDED_PRODUCT, step.place, (*product.reads, old), step.writes, product.scratch, {"alpha": alpha, "beta": beta},
-                product.flops + step.flops,
+                product.flops + step.flops, product.after | step.after,
             )  # fmt: skip
             break
     steps = [made.get(index, step) for index, step in enumerate(draft.steps) if index not in gone]

@@ -107,7 +107,11 @@ def verify(plan: Plan, sizes: Mapping[str, int] | None = None) -> None:
         elif value.offset is not None and (value.offset < 0 or value.offset % plan.profile.alignment):
             raise fault(0, f"uses value {index} at offset {value.offset}, which is not an aligned place in the arena")
 
+    done = set(range(len(plan.values))) - written
     for number, step in enumerate(plan.steps):
+        if not step.after <= done:
+            raise fault(number, f"runs before value {min(step.after - done)}, for which it waits")
+        done.update(write.value for write in step.writes)
         looks = [read(operand, number) for operand in step.reads]
         targets = [locate(write) for write in step.writes]
         for write, target in zip(step.writes, targets, strict=True):

@@ -1,0 +1,327 @@
+"""Training within a budget of memory: of the ways to run a step that fit, the one that takes least time.
+
+A batch may run in micro-batches, whose gradients are added up before one update; the forward values that a backward needs may
+be computed again instead of kept; or both. Each way is planned, and its plans say to the byte what it takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NoReturn
+
+from .collector import uncollected
+from .device import Device
+from .errors import InvalidValue, explain
+from .graph import FORWARD, LOSS, Graph
+from .plan import Plan, make_plan, owned_bytes
+from .program import WHOLE
+from .recompute import kept_bytes, least_bytes
+from .specs import Dim, at
+from .steps import EVALUATION, FIRST, NEXT, TRAINING, UPDATING, Way
+from .tables import bytes_written
+
+if TYPE_CHECKING:
+    from .model import Model
+
+# What else than arithmetic takes time, in floating-point operations of a CPU with two cores: reading or writing a byte, and
+# starting an instruction (about a microsecond).
+_BYTE, _LAUNCH = 8, 100_000
+_TRIES = 7  # plans made to find the largest limit that fits
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How training steps run within a budget.
+
+    micro_batch    rows that run at once; the batch size, if there are no micro-batches
+    recomputed     layers of which the backward computes forward values again
+    extra_flops    operations beyond those of the plain step, as a part of these
+    total_bytes    every byte that fit owns: its programs', and those of data that lies on a device with its own memory
+    mixing         layers that compute across the samples of a batch: with micro-batches, across those of a micro-batch
+    """
+
+    way: Way
+    plans: dict[str, Plan] = field(repr=False)
+    budget: int
+    batch_size: int
+    micro_batch: int
+    recomputed: tuple[str, ...]
+    extra_flops: float
+    total_bytes: int
+    mixing: tuple[str, ...]
+
+    def __str__(self) -> str:
+        what = f"within {bytes_written(self.budget)}: "
+        pieces = []
+        if self.micro_batch < self.batch_size:
+            count = -(-self.batch_size // self.micro_batch)
+            pieces.append(f"{count} micro-batches of up to {self.micro_batch} rows for each batch of {self.batch_size}")
+        if self.recomputed:
+            some = ", ".join(self.recomputed[:3]) + f" and {len(self.recomputed) - 3} more" * (len(self.recomputed) > 3)
+            pieces.append(f"activations of {some} computed again for the backward")
+        what += "; ".join(pieces) or f"the whole batch of {self.batch_size} rows fits"
+        what += f"; planned {bytes_written(self.total_bytes)} ({self.total_bytes:,} B), {self.extra_flops:.1%} extra FLOPs"
+        if self.mixing and self.micro_batch < self.batch_size:
+            what += f". Statistics of the batch in {', '.join(self.mixing)} are those of each micro-batch"
+        return what
+
+
+@dataclass(frozen=True)
+class Data:
+    """How many rows fit goes through, and how many it validates with; None: not known."""
+
+    rows: int | None = None
+    validation_rows: int = 0
+
+
+_UNKNOWN = Data()
+
+
+@uncollected
+def choose(
+    model: Model,
+    batch_size: int,
+    budget: int,
+    device: Device,
+    weighted: bool = False,
+    validation_weighted: bool = False,
+    data: Data = _UNKNOWN,
+) -> Choice:
+    """The way of least time for batches of that size within that many bytes of a device.
+
+    weighted, validation_weighted: with a weight for each sample. Raises, with the smallest budget that would do, if nothing
+    fits.
+    """
+    return _Search(model, batch_size, budget, device, weighted, validation_weighted, data).best()
+
+
+class _Search:
+    def __init__(
+        self,
+        model: Model,
+        batch_size: int,
+        budget: int,
+        device: Device,
+        weighted: bool,
+        validation_weighted: bool,
+        data: Data,
+    ) -> None:
+        self.model = model
+        self.batch = min(batch_size, data.rows or batch_size)
+        self.validation = min(batch_size, data.validation_rows)
+        self.budget = budget
+        self.device = device
+        self.weights = {EVALUATION: validation_weighted, UPDATING: False}
+        self.weighted = weighted
+        self.data = data
+        self._plans: dict[tuple[str, Way, int], Plan] = {}
+        self._totals: dict[Way, int] = {}
+
+    def best(self) -> Choice:
+        plain = Way()
+        if self.fits(plain):
+            return self.choice(plain)
+        found = [way for way in (self.micro_batches(), self.recomputation(0)) if way is not None]
+        counts = -(-self.batch // found[0].rows) if found and found[0].rows else self.batch * 2
+        tried = 0
+        while (counts := counts // 2) > 1 and tried < 3:
+            way = self.recomputation(self.rows(counts))
+            if way is None:
+                break
+            found.append(way)
+            tried += 1
+        if not found:
+            self.refuse()
+        return self.choice(min(found, key=self.work))
+
+    # --- ways ---------------------------------------------------------------------------------------------------------
+
+    def rows(self, count: int) -> int:
+        """Rows of a micro-batch, when a batch is that many of them."""
+        return -(-self.batch // count)
+
+    def micro_batches(self) -> Way | None:
+        """The fewest micro-batches that fit, everything kept."""
+        if self.batch == 1:
+            return None
+
+        def way(count: int) -> Way:
+            return Way(self.batch, self.rows(count))
+
+        if self.fits(way(2)):
+            return way(2)
+        if not self.fits(way(self.batch)):
+            return None
+        low, high = 2, self.batch
+        one, two = self.total(way(high)), self.total(way(2))
+        rows = 1 + (self.budget - one) * (self.rows(2) - 1) / (two - one)  # what is held is nearly linear in the rows
+        guess = round(self.batch / rows)
+        while high - low > 1:
+            count = min(max(guess, low + 1), high - 1)
+            if self.fits(way(count)):
+                high, guess = count, count - 1
+            else:
+                low, guess = count, count + 1
+            if guess <= low or guess >= high:
+                guess = (low + high) // 2
+        return way(high)
+
+    def recomputation(self, rows: int) -> Way | None:
+        """The most forward values kept that fit, in micro-batches of that many rows (0: none)."""
+        way = Way(self.batch, rows)
+        sizes = {"batch": rows or self.batch}
+        graph = self.model.graph(NEXT if rows else TRAINING, self.weighted)
+        low, high = least_bytes(graph, sizes), kept_bytes(graph, sizes)
+
+        def keeping(limit: int) -> Way:
+            return Way(way.batch, way.rows, limit)
+
+        if low >= high or not self.fits(keeping(low)):
+            return None
+        guess = low + self.budget - self.total(keeping(low))
+        for _ in range(_TRIES):
+            limit = min(max(guess, low), high)
+            if self.fits(keeping(limit)):
+                low, guess = limit, limit + self.budget - self.total(keeping(limit))
+            else:
+                high, guess = limit, (low + limit) // 2
+            if high - low <= high // 100 or guess <= low:
+                break
+        return keeping(low)
+
+    def refuse(self) -> NoReturn:
+        ends = [Way(self.batch, 1)] if self.batch > 1 else []
+        for rows in (0, 1) if self.batch > 1 else (0,):
+            kind = NEXT if rows else TRAINING
+            limit = least_bytes(self.model.graph(kind, self.weighted), {"batch": rows or self.batch})
+            ends.append(Way(self.batch, rows, limit))
+        needed, way = min(((self._owned(way, self.kinds(way)), way) for way in [Way(), *ends]), key=lambda each: each[0])
+        how = ["micro-batches of one row"] * bool(way.rows) + ["activations computed again"] * (way.kept is not None)
+        raise InvalidValue(
+            explain(
+                f"no way to run batches of {self.batch} rows fits the budget.",
+                expected=f"at least {needed:,} bytes ({bytes_written(needed)}), with {' and '.join(how) or 'whole batches'}",
+                received=f"{self.budget:,} bytes ({bytes_written(self.budget)})",
+                fix=f"memory_budget={needed}",
+            )
+        )
+
+    # --- what a way takes ---------------------------------------------------------------------------------------------
+
+    def fits(self, way: Way) -> bool:
+        return self.total(way) <= self.budget
+
+    def total(self, way: Way) -> int:
+        """Every byte of it; where those of the next micro-batches are too many, without what the first may need beyond."""
+        if way not in self._totals:
+            *most, last = self.kinds(way)
+            nbytes = self._owned(way, most) if most else 0
+            self._totals[way] = nbytes if nbytes > self.budget else self._owned(way, [*most, last])
+        return self._totals[way]
+
+    def _owned(self, way: Way, kinds: Sequence[str]) -> int:
+        return sum(owned_bytes([self._plan(kind, way) for kind in kinds]).values()) + self.data_bytes(way)
+
+    def data_bytes(self, way: Way) -> int:
+        """What of the data lies on a device with its own memory."""
+        if self.data.rows is None or not self.device.profile.resident:
+            return 0
+        from .memory.data import held_data
+
+        rows, rest = self.data.rows, self.data.validation_rows
+        held = held_data(self.model, self.device, way.rows or self.batch, rows, rest, self.weighted)
+        return sum(each.nbytes for each in held if each.where == str(self.device))
+
+    def plans(self, way: Way) -> dict[str, Plan]:
+        """The plans of everything that runs, by kind."""
+        return {kind + "+weights" * self.weights.get(kind, self.weighted): self._plan(kind, way) for kind in self.kinds(way)}
+
+    def kinds(self, way: Way) -> list[str]:
+        """What runs, the least demanding last."""
+        return [EVALUATION] * bool(self.validation) + ([NEXT, UPDATING, FIRST] if way.rows else [TRAINING])
+
+    def _plan(self, kind: str, way: Way) -> Plan:
+        sizes = {"batch": way.rows or self.batch}
+        if kind in (FIRST, NEXT):
+            sizes[WHOLE] = self.batch
+        elif kind == UPDATING:
+            way, sizes = Way(), {"batch": 1}
+        elif kind == EVALUATION:
+            way, sizes = Way(), {"batch": min(way.rows or self.validation, self.validation)}
+        key = kind, way, sizes["batch"]
+        if key not in self._plans:
+            graph = way.graph(self.model.graph(kind, self.weights.get(kind, self.weighted)), kind)
+            self._plans[key] = make_plan(graph, self.device.profile, sizes)
+        return self._plans[key]
+
+    def runs(self, way: Way) -> Iterator[tuple[Plan, dict[str, int], int]]:
+        """The plans of one step, at which sizes and how often each runs."""
+        if not way.rows:
+            yield self._plan(TRAINING, way), {"batch": self.batch}, 1
+            return
+        count, rest = divmod(self.batch, way.rows)
+        sizes = {"batch": way.rows, WHOLE: self.batch}
+        yield self._plan(FIRST, way), sizes, 1
+        yield self._plan(NEXT, way), sizes, count - 1
+        if rest:
+            yield self._plan(NEXT, way), {**sizes, "batch": rest}, 1
+        yield self._plan(UPDATING, way), sizes, 1
+
+    def flops(self, way: Way) -> int:
+        return sum(times * sum(at(step.flops, sizes) for step in plan.steps) for plan, sizes, times in self.runs(way))
+
+    def work(self, way: Way) -> int:
+        """A measure of time: operations, and what moving bytes and starting instructions takes beside them."""
+        total = self.flops(way)
+        for plan, sizes, times in self.runs(way):
+            nbytes = [value.nbytes(sizes) for value in plan.values]
+            moved = sum(nbytes[operand.value] for step in plan.steps for operand in (*step.reads, *step.writes))
+            total += times * (_BYTE * moved + _LAUNCH * len(plan.steps))
+        return total
+
+    def choice(self, way: Way) -> Choice:
+        kind = NEXT if way.rows else TRAINING
+        graph = self.model.graph(kind, self.weighted)
+        again = way.graph(graph, kind)
+        return Choice(
+            way=way,
+            plans=self.plans(way),
+            budget=self.budget,
+            batch_size=self.batch,
+            micro_batch=way.rows or self.batch,
+            recomputed=_more(graph, again),
+            extra_flops=self.flops(way) / self.flops(Way()) - 1,
+            total_bytes=self._owned(way, self.kinds(way)),
+            mixing=_mixing(graph),
+        )
+
+
+def _forward_nodes(graph: Graph) -> dict[str, int]:
+    """How many forward nodes each layer has."""
+    counts: dict[str, int] = {}
+    for node in graph.nodes:
+        if node.inputs and node.op != "after" and node.place.phase in (FORWARD, LOSS):
+            counts[node.place.layer] = counts.get(node.place.layer, 0) + 1
+    return counts
+
+
+def _more(graph: Graph, again: Graph) -> tuple[str, ...]:
+    """The layers of which the second graph computes something again."""
+    before = _forward_nodes(graph)
+    return tuple(layer for layer, count in _forward_nodes(again).items() if count > before.get(layer, 0))
+
+
+def _mixing(graph: Graph) -> tuple[str, ...]:
+    """The layers that compute across samples: something that has a batch axis becomes something that has none."""
+
+    def has_batch(shape: tuple[object, ...]) -> bool:
+        return any(isinstance(n, Dim) and any("batch" in symbols for symbols in n.terms) for n in shape)
+
+    return tuple(
+        dict.fromkeys(
+            node.place.layer
+            for node in graph.nodes
+            if node.place.phase == FORWARD and any(has_batch(x.shape) for x in node.inputs) and not has_batch(node.shape)
+        )
+    )
