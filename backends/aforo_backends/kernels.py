@@ -134,16 +134,16 @@ def _scatter_add(instruction: Instruction) -> list[Launch]:
         body = [
             "long long p = i / width, column = i % width, row = rows[p], first = 0;",
             "while (rows[first] != row) first++;",
-            "if (first < p) continue;",
+            "if (first < p || row < 0 || row >= count) continue;",
             f"{kind} total = 0;",
             add.format(first="p"),
             "out[row * width + column] = total;",
         ]
     parameters = [f"{kind}* out", f"const {kind}* in", f"const {index}* rows"]
-    numbers = ["long long n", "long long width", "long long length"]
+    numbers = ["long long n", "long long width", "long long length", "long long count"]
     name, source = kernel("scatter_add", [*parameters, *numbers], grid_loop("long long", body))
     n = (out.shape[0] if by_row else length) * width
-    launch = Launch(name, source, blocks_for(n), BLOCK, (("out", 0), ("in", 0), ("in", 1)), (n, width, length))
+    launch = Launch(name, source, blocks_for(n), BLOCK, (("out", 0), ("in", 0), ("in", 1)), (n, width, length, out.shape[0]))
     return [launch] if by_row else [_onto("zero", out, []), launch]
 
 
