@@ -364,6 +364,6 @@ def test_a_figure_that_cannot_be_written_says_where(sweep: af.memory.Sweep) -> N
 def test_without_matplotlib_the_install_line_is_said(sweep: af.memory.Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     for drawn in (sweep, sweep.reports[0][0]):
-        with pytest.raises(RuntimeError, match=r"figures need matplotlib(.|\n)*pip install 'aforo\[plot\]'") as caught:
+        with pytest.raises(RuntimeError, match=r"needs matplotlib(.|\n)*pip install 'aforo\[plot\]'") as caught:
             drawn.plot("plan.png")
         assert isinstance(caught.value, af.Error)
