@@ -34,11 +34,11 @@ n = af.memory.max_width(red, PRESUPUESTO, batch_size=65_536, device=GPU, multipl
 print(f"\nCon n = 4096 caben lotes de hasta {b:,}; con b = 65,536, hasta {n:,} unidades (de 64 en 64).")
 assert modelo.memory(b, device=GPU).total_bytes <= 24 * 2**30 < modelo.memory(b + 1, device=GPU).total_bytes
 
-# 3. Lo que toman el contexto y las bibliotecas va aparte. Si la GPU es solo nuestra, se descuenta del total.
+# 3. Lo que toman el contexto, las bibliotecas y los datos va aparte. Si la GPU es solo nuestra, se descuenta del total.
 plan = modelo.memory(65_536, device=GPU, rows=FILAS, validation_rows=10_000)
-afuera = sum(linea.nbytes for linea in plan.reserve)
-b = modelo.max_batch_size(24 * 2**30 - afuera, device=GPU)
-print(f"Dejando {afuera:,} bytes para CUDA (estimación), caben lotes de hasta {b:,}.\n")
+aparte = plan.device_bytes - plan.total_bytes
+b = modelo.max_batch_size(24 * 2**30 - aparte, device=GPU)
+print(f"Dejando {aparte:,} bytes para CUDA (estimación) y los datos, caben lotes de hasta {b:,}.\n")
 
 # 4. El plan elegido: de quién es el máximo, y qué guarda fit además. Y una página para mirar y compartir.
 print(plan)

@@ -167,3 +167,52 @@ def test_the_installed_command_is_the_same(file: str) -> None:
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
     assert done.returncode == 1 and "budget of 1000 B is exceeded" in done.stdout, done.stderr
     assert 'aforo = "aforo.cli:main"' in (root / "pyproject.toml").read_text()
+
+
+# --- aforo draw -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("scale", "notation"), [("layers", "layers"), ("vectors", "values"), ("numbers", "neurons")])
+def test_draw_writes_the_picture_that_the_model_draws(
+    file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], scale: str, notation: str
+) -> None:
+    out = tmp_path / "net.svg"
+    assert main(["draw", f"{file}:fixed", "--scale", scale, "--notation", notation, "--out", str(out)]) == 0
+    model = af.Sequential([af.Dense(8, "relu", input_shape=[20]), af.Dense(3)])
+    assert out.read_text(encoding="utf-8") == model.draw(scale=scale, notation=notation).svg
+    printed = capsys.readouterr()
+    assert printed.out.startswith(f"{out}: ") and "pixels" in printed.out and "loading" in printed.err
+
+
+def test_draw_takes_a_width_or_a_model(file: str, tmp_path: Path) -> None:
+    out = str(tmp_path / "net.svg")
+    assert main(["draw", f"{file}:needs", "--width", "12", "--out", out]) == 0
+    assert "W1: 20 × 12" in Path(out).read_text(encoding="utf-8")
+    assert main(["draw", f"{file}:model", "--out", out]) == 0
+    assert "W1: 20 × 24" in Path(out).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nothing", "--width", "3"], "gives no model"),
+        (["fixed", "--scale", "layer"], "did you mean 'layers'"),
+        (["fixed", "--out", "net.pdf"], ".svg or .png"),
+        (["needs"], "--width"),
+        (["missing"], "no function named 'missing'"),
+    ],
+)
+def test_what_cannot_be_drawn_is_explained(
+    file: str,
+    arguments: list[str],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name, *rest = arguments
+    assert main(["draw", f"{file}:{name}", *rest]) == 2
+    printed = capsys.readouterr()
+    assert said in printed.err and "Traceback" not in printed.err and printed.out == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["model.py"]

@@ -34,8 +34,8 @@ OPTIMIZERS: dict[str, Callable[[], af.Optimizer]] = {
 
 
 def model(optimizer: af.Optimizer | str = "adam", activation: str = "relu", metrics: Any = "accuracy") -> af.Sequential:
-    hidden = [af.Dense(16, activation), af.BatchNormalization(), af.Dropout(0.2), af.Dense(32, "tanh")]
-    made = af.Sequential([af.Dense(8, "sigmoid", input_shape=[5]), *hidden, af.Dense(3, "softmax")])
+    hidden = [af.Dense(16, activation), af.BatchNormalization(), af.Dropout(0.2)]
+    made = af.Sequential([af.Dense(32, "sigmoid", input_shape=[5]), *hidden, af.Dense(3, "softmax")])
     made.compile(loss="sparse_categorical_crossentropy", optimizer=optimizer, metrics=metrics)
     return made
 

@@ -20,7 +20,7 @@ SOURCES = {"aforo": ROOT / "framework" / "aforo", "aforo_backends": ROOT / "back
 FLOORS: list[list[str]] = [
     ["aforo_backends.contract"],
     ["aforo_backends"],
-    ["aforo.errors", "aforo.tables", "aforo.collector"],
+    ["aforo.errors", "aforo.tables", "aforo.collector", "aforo.figures"],
     ["aforo.specs", "aforo.random", "aforo.settings", "aforo.budget"],
     ["aforo.graph"],
     ["aforo.ops"],
@@ -30,7 +30,7 @@ FLOORS: list[list[str]] = [
     ["aforo.device", "aforo.binding", "aforo.program"],
     ["aforo.parameter", "aforo.initializers", "aforo.regularizers", "aforo.schedules"],
     ["aforo.evaluate"],
-    ["aforo.layers", "aforo.losses", "aforo.metrics", "aforo.optimizers"],
+    ["aforo.layers", "aforo.losses", "aforo.metrics", "aforo.confusion", "aforo.optimizers"],
     ["aforo.heads"],
     ["aforo.checks", "aforo.steps"],
     ["aforo.recurrence"],
@@ -38,8 +38,19 @@ FLOORS: list[list[str]] = [
     ["aforo.model"],
     ["aforo.sequential"],
     ["aforo.training", "aforo.history", "aforo.callbacks", "aforo.progress", "aforo.economy", "aforo.stepping"],
-    ["aforo.memory", "aforo.summary"],
-    ["aforo.draw", "aforo.explain", "aforo.io", "aforo.data", "aforo.datasets", "aforo.sklearn", "aforo.onnx"],
+    ["aforo.outline"],
+    ["aforo.memory", "aforo.summary", "aforo.probe"],
+    [
+        "aforo.draw",
+        "aforo.explain",
+        "aforo.simplify",
+        "aforo.diagnose",
+        "aforo.io",
+        "aforo.data",
+        "aforo.datasets",
+        "aforo.sklearn",
+        "aforo.onnx",
+    ],
     ["aforo"],  # the package itself: what users see
     ["aforo.cli", "aforo.__main__"],
 ]
@@ -52,6 +63,10 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
     ("aforo.economy", "aforo.memory.data"): "a budget counts the data that fit holds as the report does; imported at the call",
     ("aforo.model", "aforo.memory.inverse"): "Model.max_batch_size hands the model to the search; imported at the call",
     ("aforo.model", "aforo.summary"): "Sequential.summary hands the model to the printer; imported at the call",
+    ("aforo.model", "aforo.draw"): "Model.draw hands the model to the pictures; imported at the call",
+    ("aforo.model", "aforo.explain"): "Model.explain hands the model to the whiteboard; imported at the call",
+    ("aforo.model", "aforo.simplify"): "Model.simplify hands the model over; imported at the call",
+    ("aforo.model", "aforo.diagnose"): "Model.diagnose hands the model over; imported at the call",
 }
 
 

@@ -12,6 +12,7 @@ from helpers import Runner, interpret, variable
 import aforo as af
 import aforo_backends
 from aforo import ops
+from aforo.gradient import gradient
 from aforo.graph import BATCH as BATCH_ROLE
 from aforo.graph import Graph, Tensor, Variable, leaf, merge
 from aforo.plan import Plan, make_plan
@@ -191,3 +192,16 @@ def test_everything_folded_in_parts_plans_its_scratch_memory() -> None:
         values = np.random.default_rng(0).normal(size=(batch, 100))
         found = runner.write({x: values}).run()
         assert found["s"] == pytest.approx(np.exp(values).sum()) and found["m"] == np.exp(values).max()
+
+
+@needs_compiler
+@pytest.mark.parametrize("rows", [3, 7, 500])
+def test_scattered_sums_are_the_same_with_few_rows_and_with_many(rows: int) -> None:
+    rng = np.random.default_rng(0)
+    picked, g = rng.integers(0, rows, (4, 9)), rng.normal(size=(4, 9, 5))
+    table = leaf(variable(np.zeros((rows, 5))))
+    loss = ops.sum(ops.gather(table, leaf(variable(picked))) * leaf(variable(g)))
+    found = Runner(Graph({"g": gradient(loss, [table])[0]}, {}), on="simulated").run()["g"]
+    expected = np.zeros((rows, 5))
+    np.add.at(expected, picked, g)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)

@@ -230,6 +230,8 @@ def test_the_page_of_one_report_has_no_map(desktop: Page, tmp_path: Path) -> Non
     desktop.open(tmp_path / "one.html")
     assert desktop.run("return ['sweep', 'why'].map(id => document.getElementById(id).hidden)") == [True, True]
     assert f"({m.total_bytes:,} B)" in desktop.run("return document.getElementById('total').textContent")
+    outside = desktop.run("return document.getElementById('outside').textContent")
+    assert outside.startswith("Outside of the total") and "Needed on cpu, all of this together: about" in outside
     assert "training data, besides, on the host" in desktop.run("return document.getElementById('parts').textContent")
     names = desktop.run("return [...document.querySelectorAll('#layers tbody td:first-child')].map(td => td.textContent)")
     assert names == [row.name for row in m.layers]
@@ -362,6 +364,6 @@ def test_a_figure_that_cannot_be_written_says_where(sweep: af.memory.Sweep) -> N
 def test_without_matplotlib_the_install_line_is_said(sweep: af.memory.Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     for drawn in (sweep, sweep.reports[0][0]):
-        with pytest.raises(RuntimeError, match=r"figures need matplotlib(.|\n)*pip install 'aforo\[plot\]'") as caught:
+        with pytest.raises(RuntimeError, match=r"needs matplotlib(.|\n)*pip install 'aforo\[plot\]'") as caught:
             drawn.plot("plan.png")
         assert isinstance(caught.value, af.Error)

@@ -112,20 +112,39 @@ def _gather(instruction: Instruction) -> list[Launch]:
 
 
 def _scatter_add(instruction: Instruction) -> list[Launch]:
-    """One thread for each value of the output, which looks for its rows in order: the same sum every time."""
+    """The same sum every time: one thread adds what belongs to a value of the output, in order.
+
+    Where the output has fewer rows than there are indices, that is each of its rows; else, after zeros, each first mention of
+    a row, so that the time does not grow with the rows nobody mentions.
+    """
     g, rows = instruction.inputs
+    (out,) = instruction.outputs
     kind, index = C_TYPES[g.dtype], C_TYPES[rows.dtype]
-    body = grid_loop(
-        "long long",
-        [f"{kind} total = 0;",
-         "for (long long k = 0; k < length; k++) if (rows[k] == i / width) total += in[k * width + i % width];",
-         "out[i] = total;"],
-    )  # fmt: skip
+    length, width = prod(rows.shape), prod(out.shape[1:])
+    add = "for (long long k = {first}; k < length; k++) if (rows[k] == row) total += in[k * width + column];"
+    by_row = out.shape[0] <= length
+    if by_row:
+        body = [
+            "long long row = i / width, column = i % width;",
+            f"{kind} total = 0;",
+            add.format(first="0"),
+            "out[i] = total;",
+        ]
+    else:
+        body = [
+            "long long p = i / width, column = i % width, row = rows[p], first = 0;",
+            "while (rows[first] != row) first++;",
+            "if (first < p || row < 0 || row >= count) continue;",
+            f"{kind} total = 0;",
+            add.format(first="p"),
+            "out[row * width + column] = total;",
+        ]
     parameters = [f"{kind}* out", f"const {kind}* in", f"const {index}* rows"]
-    name, source = kernel("scatter_add", [*parameters, "long long n", "long long width", "long long length"], body)
-    out = instruction.outputs[0].shape
-    numbers = prod(out), prod(out[1:]), prod(rows.shape)
-    return [Launch(name, source, blocks_for(numbers[0]), BLOCK, (("out", 0), ("in", 0), ("in", 1)), numbers)]
+    numbers = ["long long n", "long long width", "long long length", "long long count"]
+    name, source = kernel("scatter_add", [*parameters, *numbers], grid_loop("long long", body))
+    n = (out.shape[0] if by_row else length) * width
+    launch = Launch(name, source, blocks_for(n), BLOCK, (("out", 0), ("in", 0), ("in", 1)), (n, width, length, out.shape[0]))
+    return [launch] if by_row else [_onto("zero", out, []), launch]
 
 
 _PHILOX = """

@@ -1,4 +1,4 @@
-"""The command line: `aforo plan model.py:build --batch 32,64 --width 256,512`, `aforo devices`.
+"""The command line: `aforo plan model.py:build --batch 32,64 --width 256,512`, `aforo draw model.py:build`, `aforo devices`.
 
 A command is a function that adds its parser, and says what runs it. Its exit code is 0; 1 if a budget is exceeded; 2 for
 input that cannot be used, with an explanation and no traceback.
@@ -167,6 +167,32 @@ def _checked(build: Any, target: str, with_width: bool) -> Callable[..., Any]:
     return function
 
 
+# --- aforo draw -------------------------------------------------------------------------------------------------------
+
+
+def _add_draw(commands: Any) -> None:
+    parser = commands.add_parser("draw", help="a picture of a model", description="A picture of a model, as SVG or PNG.")
+    parser.add_argument("build", metavar="model.py:build", help="a function in a file, or a model: build() -> built model")
+    parser.add_argument("--width", type=int, metavar="256", help="a width; without it, build() is called")
+    parser.add_argument("--scale", default="layers", metavar="layers", help="layers, vectors or numbers (layers)")
+    parser.add_argument("--notation", default="layers", metavar="layers", help="nodes are layers, values or neurons (layers)")
+    parser.add_argument("--out", default="net.svg", metavar="net.svg", help="where to write it, .svg or .png (net.svg)")
+    parser.set_defaults(run=_draw)
+
+
+def _draw(options: argparse.Namespace) -> int:
+    with redirect_stdout(sys.stderr):  # what the file prints is no part of the answer
+        width = [] if options.width is None else [options.width]
+        model = _checked(_loaded(options.build), options.build, bool(width))(*width)
+    if not isinstance(model, Model):
+        fix = "return model"
+        received = type(model).__name__
+        raise InvalidType(explain(f"{options.build} gives no model.", expected="an aforo model", received=received, fix=fix))
+    picture = model.draw(options.out, options.scale, options.notation)
+    print(f"{options.out}: {picture.canvas.width:.0f} × {picture.canvas.height:.0f} pixels")
+    return 0
+
+
 # --- aforo devices ----------------------------------------------------------------------------------------------------
 
 
@@ -183,4 +209,4 @@ def _devices(options: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS = (_add_plan, _add_devices)
+COMMANDS = (_add_plan, _add_draw, _add_devices)

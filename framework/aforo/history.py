@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .economy import Choice
+    from .figures import Chart
 
 
 class History:
@@ -23,6 +25,15 @@ class History:
         self.epoch.append(epoch)
         for name, value in logs.items():
             self.history.setdefault(name, []).append(value)
+
+    def plot(self, path: str | PathLike[str] | None = None) -> Chart:
+        """The curves of loss and metrics over the epochs, training beside validation. Needs matplotlib.
+
+        A notebook shows the result; with a path it is written, as .png, .svg or .pdf.
+        """
+        from .figures import curves
+
+        return curves(self.history, self.epoch, path)
 
     def __repr__(self) -> str:
         last = ", ".join(f"{name} {values[-1]:.4g}" for name, values in self.history.items())

@@ -5,9 +5,9 @@ A metric is a few sums over the samples, and what follows from them: so it is ex
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from .errors import InvalidType, InvalidValue, explain, unknown_name
 from .graph import STATE, Tensor, Variable, leaf
 from .settings import whole
 from .specs import INTEGERS
+
+if TYPE_CHECKING:
+    from .confusion import ConfusionMatrix
 
 Sums = Mapping[str, Any]
 
@@ -199,3 +202,14 @@ def get(identifier: Any, loss: losses.Loss, y_pred: Tensor) -> Metric:
     if key in _ACCURACY:
         return _per_sample(name, _accuracy(loss, y_pred))
     return _per_sample(name, _PER_SAMPLE[key] if key in _PER_SAMPLE else losses.KNOWN[key].per_sample)
+
+
+def confusion_matrix(y_true: Any, y_predicted: Any, labels: Sequence[Any] | None = None) -> ConfusionMatrix:
+    """How many rows of each class were taken for each class: matrix[true, predicted], which prints and plots.
+
+    Both take class numbers (n,), one-hot rows or probabilities (n, classes), or what a sigmoid gives (n, 1), cut at 0.5.
+    labels: what the classes are called.
+    """
+    from .confusion import confusion_matrix
+
+    return confusion_matrix(y_true, y_predicted, labels)

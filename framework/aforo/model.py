@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from os import PathLike
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from .graph import BATCH as BATCH_ROLE
 from .graph import OPTIMIZER_STATE, STATE, Graph, Tensor, Variable, leaf, tracing
 from .heads import Head, make_heads
 from .layers.context import Context, collecting
-from .layers.layer import Layer, flattened
+from .layers.layer import Call, Layer, flattened
 from .metrics import Total
 from .parameter import Parameter
 from .program import Program, Workspace
@@ -28,9 +29,13 @@ if TYPE_CHECKING:
     from aforo_backends.contract import Backend
 
     from .callbacks import Callback
+    from .diagnose import Diagnosis
+    from .draw import Picture
+    from .explain import Explanation
     from .history import History
     from .memory import Report
     from .plan import Plan
+    from .simplify import Folded
 
 Array = np.ndarray[Any, Any]
 
@@ -65,6 +70,7 @@ class Model(Layer):
         """What every model has, before its layers."""
         self.epochs_trained = 0
         self.steps = length  # time steps, where no input has a time axis
+        self.folded: tuple[Folded, ...] = ()  # what `simplify` put together to make it
         self.stop_training = False
         self.optimizer: optimizers.Optimizer | None = None
         self.heads: list[Head] = []
@@ -123,6 +129,10 @@ class Model(Layer):
     def rows(self) -> list[tuple[Layer, tuple[Tensor, ...]]]:
         """Every use of a layer, and what it gives."""
         return [(call.layer, call.outputs) for call in self._topology.calls]
+
+    def records(self) -> tuple[tuple[Tensor, ...], tuple[Call | Tensor, ...]]:
+        """The symbolic inputs; every use of a layer and every operation between layers, in an order in which they can run."""
+        return self._topology.inputs, self._topology.records
 
     @property
     def outputs(self) -> list[Tensor]:
@@ -617,14 +627,95 @@ class Model(Layer):
     def max_batch_size(self, budget: Any, training: bool = True, device: Any = None, length: int | None = None) -> int:
         """The largest batch size with memory(batch_size, training, device, length).total_bytes within the budget.
 
-        It fits, and one more does not. budget: bytes, or text: "8GiB" is binary, "8GB" decimal. What the report lists outside
-        (`reserve`) is not counted. Where a search finds a better plan the total may fall from one size to the next, so that
-        several sizes are such an edge: this is the largest that fits if it is less than 32 below the last that the lower bounds
-        let through, else one edge below.
+        It fits, and one more does not. budget: bytes, or text: "8GiB" is binary, "8GB" decimal. What libraries take outside and
+        the data of a fit are not counted: on a device of your own, take device_bytes - total_bytes of a report off the budget.
+
+        An order and an arena are found by search, and the total may fall from one size to the next, so that several sizes are
+        such an edge. This is the largest that fits wherever the lower bounds grow with the size and the arenas miss theirs by
+        less than 32 samples; else one of the edges.
         """
         from .memory.inverse import max_batch_size
 
         return max_batch_size(self, budget, training, device, length)
+
+    def draw(
+        self,
+        path: str | PathLike[str] | None = None,
+        scale: str = "layers",
+        notation: str = "layers",
+        *,
+        x: Any = None,
+        y: Any = None,
+        colour: str = "value",
+    ) -> Picture:
+        """Draw the model; a notebook shows the result. path: where to write it, as .svg, or as .png with matplotlib.
+
+        scale: "layers", "vectors", or "numbers" (every unit and weight up to a few thousand; beyond, a sample that says so).
+        notation: "layers" (nodes are layers, edges carry values), "values" (the inverse: nodes are values, edges are layers),
+        "neurons" (the biological reading of the inverse: neurons with activations, and synapses). With data, numbers are
+        coloured for the first row of x: colour="value" by activation and weight, "gradient" by the error's derivatives.
+        """
+        from .draw import draw
+
+        return draw(self, path, scale, notation, x, y, colour)
+
+    def _repr_svg_(self) -> str | None:
+        """What a notebook shows of a model: its layers, if they are known and few enough to be looked at."""
+        return self.draw().svg if self.built and len(self.layers) <= 50 else None
+
+    def explain(self, x: Any = None, y: Any = None, *, latex: bool = False) -> Explanation:
+        """The forward and the derived backward of a training step, as one writes them on a whiteboard, with shapes.
+
+        Print it, or let a notebook show it; latex=True writes LaTeX. With x the forward's numbers stand below their lines, with
+        y those of the backward too. Without a loss (before compile) the backward starts from δE/δN.
+        """
+        from .explain import explain_model
+
+        return explain_model(self, x, y, latex)
+
+    def diagnose(self, x: Any, y: Any) -> Diagnosis:
+        """Why isn't it learning? What is the matter with a compiled model and its data, layer by layer, and what to try.
+
+        Looks for inputs that are not scaled or say nothing, targets that the head cannot give, dead or saturated units,
+        gradients that vanish or explode, weights that cannot learn, layers without an activation between them, and a learning
+        rate that is far off (by a rehearsal on copies). Nothing in the model changes. The result is empty if nothing was found.
+        """
+        from .diagnose import diagnosed
+
+        return diagnosed(self, x, y)
+
+    @property
+    def step_counter(self) -> Variable:
+        """Training steps behind this model: what its optimizer counts by."""
+        return self._step
+
+    def simplify(self, verbose: int = 1) -> Model:
+        """A new model that predicts the same with fewer layers, for prediction: linear layers in a row become one.
+
+        N regressions are one regression; batch normalization folds into its neighbour, dropout goes. It never takes more bytes,
+        and leaves alone what an activation or a second reader stands between. Prints what it folded unless verbose=0;
+        `folded` of the new model holds it.
+        """
+        from .simplify import report, simplified
+
+        made = simplified(self)
+        if verbose:
+            print(report(made.folded))
+        return made
+
+    def compile_like(self, other: Model) -> None:
+        """Compile another model with the same outputs for what this one is compiled for."""
+        if self._compiled is not None:
+            now = dict(zip(self.output_names, other.output_names, strict=True))
+            given = [
+                {now[name]: each for name, each in value.items()} if isinstance(value, Mapping) else value
+                for value in self._compiled
+            ]
+            other.compile(given[0], self.optimizer, given[1], given[2])
+
+    def given_as(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> tuple[Any, Any]:
+        """Inputs and outputs in the form this model was given its own: one, a list, or a dict by name."""
+        return self._inputs.joined(inputs), self._outputs.joined(outputs)
 
     def summary(self) -> None:
         """Print the layers, their output shapes and parameters."""

@@ -9,7 +9,7 @@ from .errors import InvalidState, InvalidType, InvalidValue, explain, unknown_na
 from .graph import BATCH as BATCH_ROLE
 from .graph import Tensor, Variable, leaf, tracing
 from .layers.config import checked
-from .layers.layer import Layer, revertible
+from .layers.layer import Call, Layer, revertible
 from .model import Model
 from .specs import BATCH, FLOATS, TIME, Shape, Size, as_dtype, as_sample, written
 from .topology import Structure
@@ -70,6 +70,11 @@ class Sequential(Model):
     def rows(self) -> list[tuple[Layer, tuple[Tensor, ...]]]:
         self.require_built()
         return [(layer, (stage,)) for layer, stage in zip(self._stack, self._stages[1:], strict=True)]
+
+    def records(self) -> tuple[tuple[Tensor, ...], tuple[Call | Tensor, ...]]:
+        self.require_built()
+        stages = zip(self._stack, self._stages, self._stages[1:], strict=False)
+        return (self._stages[0],), tuple(Call(layer, (before,), (after,)) for layer, before, after in stages)
 
     @property
     def outputs(self) -> list[Tensor]:

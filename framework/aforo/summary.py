@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .graph import Tensor
+from .layers.layer import Call, flattened
 from .specs import count, written
 from .tables import render
 
@@ -11,11 +13,47 @@ if TYPE_CHECKING:
     from .model import Model
 
 
+def _sources(model: Model) -> list[str]:
+    """For each use of a layer, what feeds it; empty for a stack, where that is the line above."""
+    if not model.built:
+        return []
+    inputs, records = model.records()
+    calls = [record for record in records if isinstance(record, Call)]
+    given = [flattened(list(call.inputs)) for call in calls]
+    last = inputs[0] if len(inputs) == 1 else None
+    chained = len(calls) == len(records)
+    names = {id(x): variable.name for x, variable in zip(inputs, model.inputs, strict=True)}
+    for call, before in zip(calls, given, strict=True):
+        chained = chained and len(before) == 1 and before[0] is last
+        last = call.outputs[0]
+        names.update((id(x), call.layer.name) for x in call.outputs)
+    if chained:
+        return []
+    return [", ".join(dict.fromkeys(name for x in before for name in _named(x, names))) or "weights" for before in given]
+
+
+def _named(x: Tensor, names: dict[int, str]) -> list[str]:
+    """The layers and inputs behind a value, also through operations between layers."""
+    found: list[str] = []
+    stack = [x]
+    while stack:
+        node = stack.pop()
+        connected = getattr(node, "connected", None)
+        if connected is not None:
+            found += [f"{name} one step late" for name in _named(connected, names)]
+        elif id(node) in names:
+            found.append(names[id(node)])
+        else:
+            stack += node.inputs[::-1]
+    return found
+
+
 def text(model: Model) -> str:
     rows, total, trainable = [], 0, 0
+    sources = _sources(model)
     seen: set[int] = set()
     uses = model.rows() if model.built else [(layer, ()) for layer in model.layers]
-    for layer, outputs in uses:
+    for number, (layer, outputs) in enumerate(uses):
         stage = outputs[0] if outputs else None
         own = [weight for weight in layer.weights if id(weight) not in seen]
         seen |= {id(weight) for weight in own}
@@ -24,10 +62,12 @@ def text(model: Model) -> str:
         trainable += sum(weight.size for weight in own if weight.trainable)
         shape = written(stage.shape) if stage is not None else "?"
         values = "b × " + str(count(stage.shape[1:])).replace("·", " × ") if stage is not None else "?"
-        rows.append((f"{layer.name} ({type(layer).__name__})", shape, values, f"{parameters:,}" if stage is not None else "?"))
+        row = [f"{layer.name} ({type(layer).__name__})", shape, values, f"{parameters:,}" if stage is not None else "?"]
+        rows.append(row + sources[number : number + 1])
     known = "" if model.built else " (sizes follow from the first data)"
     footer = [f"parameters: {total:,}, trainable: {trainable:,}{known}"]
-    return render(f'model "{model.name}"', ("layer", "output shape", "activations", "parameters"), rows, footer)
+    columns = ["layer", "output shape", "activations", "parameters", *(["fed by"] if sources else [])]
+    return render(f'model "{model.name}"', columns, rows, footer)
 
 
 def print_summary(model: Model) -> None:

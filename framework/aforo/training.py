@@ -69,7 +69,7 @@ def prepare(
     model.require_compiled()
     model.build_from(x)
     model.require_built()
-    columns = _inputs(model, x, prefix + "x")
+    columns = checked_inputs(model, x, prefix + "x")
     rows = len(columns[0][1])
     many = len(model.heads) > 1
     targets = []
@@ -105,7 +105,7 @@ def prepare(
     return Batches(columns, rows, weights is not None, time)
 
 
-def _inputs(model: Model, x: Any, what: str) -> list[tuple[Variable, Array]]:
+def checked_inputs(model: Model, x: Any, what: str) -> list[tuple[Variable, Array]]:
     """Checked arrays for the model's inputs."""
     columns: list[tuple[Variable, Array]] = []
     many = len(model.inputs) > 1
@@ -231,12 +231,12 @@ def predict(model: Model, x: Any, batch_size: int, verbose: Any) -> Any:
         level(verbose)
         whole("batch_size", batch_size, 1)
         if model.built:  # a single row takes less time than the care for what may fail in building
-            columns = _inputs(model, x, "x")
+            columns = checked_inputs(model, x, "x")
         else:
             with revertible():
                 model.build_from(x)
                 model.require_built()
-                columns = _inputs(model, x, "x")
+                columns = checked_inputs(model, x, "x")
         rows = len(columns[0][1])
         names, heads = model.output_names, model.outputs
         time = sequence_length(columns, model.steps)

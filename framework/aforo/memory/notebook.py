@@ -29,7 +29,7 @@ def report_html(report: Report) -> str:
     parts = [
         (name, f"{nbytes:,} B", bytes_written(nbytes)) for name, nbytes in [*report.parts(), ("total", report.total_bytes)]
     ]
-    parts += [(f"{held.name}, besides", f"{held.nbytes:,} B", bytes_written(held.nbytes)) for held in report.data]
+    parts += [(f"{held.name}, besides, {held.place}", f"{held.nbytes:,} B", bytes_written(held.nbytes)) for held in report.data]
     layers = [
         (
             row.name,

@@ -27,7 +27,8 @@ def write_page(
 ) -> None:
     """axis: what the columns are, and its letter."""
     names: dict[tuple[str, str, str], int] = {}
-    data = {
+    data: dict[str, Any] = {
+        "device": reports[0][0].device,
         "batch_sizes": list(batch_sizes),
         "widths": list(widths),
         "budget": budget,
@@ -47,6 +48,7 @@ def _cell(report: Report, names: dict[tuple[str, str, str], int]) -> dict[str, A
     rest = holders[_HOLDERS:]
     return {
         "total": report.total_bytes,
+        "needed": report.device_bytes,
         "parts": [[name, nbytes] for name, nbytes in report.parts()],
         "lower": report.lower_bound_bytes,
         "flops": report.flops,
@@ -56,7 +58,7 @@ def _cell(report: Report, names: dict[tuple[str, str, str], int]) -> dict[str, A
         "instructions": len(report.timeline),
         "holders": [[h.layer, h.op, h.phase, list(h.shape), h.nbytes, h.start, h.end] for h in holders[:_HOLDERS]],
         "rest": [len(rest), sum(holder.nbytes for holder in rest)],
-        "data": [[held.name, held.nbytes, held.where] for held in report.data],
+        "data": [[f"{held.name}, besides, {held.place}", held.nbytes] for held in report.data],
     }
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InvalidState, InvalidValue, explain
+from ..errors import InvalidValue, explain
+from ..figures import figure
 from ..tables import bytes_written
 from .files import path_of, unwritable
 
@@ -21,15 +22,9 @@ _UNITS = (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("B", 
 
 
 def _figure(width: float, height: float) -> Any:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise InvalidState(
-            explain(
-                "figures need matplotlib.", expected="matplotlib", received="not installed", fix="pip install 'aforo[plot]'"
-            )
-        ) from None
-    return Figure(figsize=(width, height), layout="constrained")
+    made = figure(width, height, "the figure of a memory plan")
+    made.set_layout_engine("constrained")
+    return made
 
 
 def _saved(figure: Any, path: Any) -> Any:

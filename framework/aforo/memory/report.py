@@ -87,6 +87,11 @@ class Held:
     nbytes: int
     where: str
 
+    @property
+    def place(self) -> str:
+        """For a sentence: "on the host", "on cuda"."""
+        return "on the host" if self.where == "host" else f"on {self.where}"
+
 
 @dataclass(frozen=True)
 class Report:
@@ -138,6 +143,13 @@ class Report:
         return sum(held.nbytes for held in self.data)
 
     @property
+    def device_bytes(self) -> int:
+        """What the device must have free: the total, the data of a fit that lie there, and what is taken outside."""
+        here = "host" if self.device == "cpu" else self.device
+        data = sum(held.nbytes for held in self.data if held.where == here)
+        return self.total_bytes + data + sum(line.nbytes for line in self.reserve)
+
+    @property
     def flops(self) -> int:
         """Floating-point operations of one step."""
         return sum(row.flops for row in self.layers)
@@ -162,7 +174,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Numbers, text, lists and dicts: what JSON can write, and gives back the same."""
-        derived = {name: getattr(self, name) for name in ("total_bytes", "gap_bytes", "data_bytes", "flops")}
+        derived = {name: getattr(self, name) for name in ("total_bytes", "gap_bytes", "data_bytes", "device_bytes", "flops")}
         plain: dict[str, Any] = _plain({**derived, **asdict(self)})
         return plain
 
@@ -222,8 +234,10 @@ class Report:
                 lines.append(f"    {bytes_written(sum(holder.nbytes for holder in rest)):>10}  {len(rest)} more values")
         if self.data:
             lines.append(f"  a fit over {self.rows:,} rows holds besides")
-            lines += [f"{line(held.name, held.nbytes)}  on the {held.where}" for held in self.data]
+            lines += [f"{line(held.name, held.nbytes)}  {held.place}" for held in self.data]
         lines += [f"  outside: {each.name} about {bytes_written(each.nbytes)} ({each.measured})" for each in self.reserve]
+        if self.data or self.reserve:
+            lines.append(f"  needed on {self.device}, all of this together: about {bytes_written(self.device_bytes)}")
         return lines
 
 

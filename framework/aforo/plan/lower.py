@@ -61,8 +61,10 @@ def _product_sum(node: Tensor, inputs: tuple[Tensor, ...], ones: dict[tuple[Size
     return built("reshape", 4, (product,), node.shape, shape=node.shape)
 
 
-def lower(graph: Graph, profile: Profile, sizes: Mapping[str, int], lower_loop: Callable[..., dict[int, Operand]]) -> Draft:
-    """lower_loop: adds the step of a loop, and says where its results lie."""
+def lower(
+    graph: Graph, profile: Profile, sizes: Mapping[str, int], lower_loop: Callable[..., dict[int, Operand]] | None = None
+) -> Draft:
+    """lower_loop: adds the step of a loop, and says where its results lie; for graphs with loops."""
     draft = Draft()
     results: dict[int, list[Tensor]] = {}
     for node in graph.nodes:
@@ -104,6 +106,7 @@ def lower(graph: Graph, profile: Profile, sizes: Mapping[str, int], lower_loop: 
         reads = [operands[id(i)] for i in node.inputs]
         after = frozenset().union(*(waits[id(i)] for i in node.inputs if id(i) in waits)) if waits else frozenset()
         if node.op == SCAN:
+            assert lower_loop is not None
             operands.update(lower_loop(draft, node, results[id(node)], reads, copied, after))
             continue
         if record.view is not None:
