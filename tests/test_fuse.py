@@ -205,3 +205,20 @@ def test_scattered_sums_are_the_same_with_few_rows_and_with_many(rows: int) -> N
     expected = np.zeros((rows, 5))
     np.add.at(expected, picked, g)
     np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@needs_compiler
+def test_a_value_that_is_looked_at_in_another_way_reaches_memory_first() -> None:
+    values = np.random.default_rng(0).normal(size=(6, 6))
+    a = ops.exp(leaf(variable(values)))
+    exact = np.exp(values)
+    cases = {
+        "turned": (a + a.T, exact + exact.T),
+        "first row": (a + ops.broadcast_to(a[0:1], (6, 6)), exact + exact[:1]),
+        "first column": (a * ops.broadcast_to(a[:, 0:1], (6, 6)), exact * exact[:, :1]),
+        "row by column": (ops.sum(a * a.T, 0), (exact * exact.T).sum(0)),
+        "sums across": (a / ops.sum(a, 0) + ops.sum(a, 1), exact / exact.sum(0) + exact.sum(1)),
+    }
+    found = Runner(Graph({name: y for name, (y, _) in cases.items()}, {}), on="simulated").run()
+    for name, (_, expected) in cases.items():
+        np.testing.assert_allclose(found[name], expected, rtol=1e-12, err_msg=name)
