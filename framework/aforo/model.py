@@ -21,8 +21,8 @@ from .layers.layer import Call, Layer, flattened
 from .metrics import Total
 from .parameter import Parameter
 from .program import Program, Workspace
-from .settings import flag
-from .specs import BATCH, Shape, written
+from .settings import flag, whole
+from .specs import BATCH, TIME, Shape, Size, fits, sizes_of, written
 from .topology import Structure, Topology, capture
 
 if TYPE_CHECKING:
@@ -41,17 +41,18 @@ Array = np.ndarray[Any, Any]
 
 
 class Model(Layer):
-    """Layers between inputs and outputs, in any acyclic arrangement. A model is a layer, and can be used in another one.
+    """Layers between inputs and outputs, in any arrangement; cycles go through an `af.Feedback`. A model is a layer, too.
 
     inputs, outputs: what `af.Input` gave, and what layers called on it gave; one, a list, or a dict by name.
+    steps: how many time steps a cycle runs, where no input has a time axis.
     """
 
     remembers = False
 
-    def __init__(self, inputs: Any, outputs: Any, *, name: str | None = None) -> None:
+    def __init__(self, inputs: Any, outputs: Any, *, steps: int | None = None, name: str | None = None) -> None:
         super().__init__(name=name)
-        self._start()
-        self._topology: Topology = capture(flattened(inputs), flattened(outputs))
+        self._start(None if steps is None else whole("steps", steps, 1))
+        self._topology: Topology = capture(flattened(inputs), flattened(outputs), self.steps)
         self._name_layers()
         given, produced = self._topology.inputs, self._topology.outputs
         single = len(given) == 1
@@ -65,10 +66,11 @@ class Model(Layer):
             self.inputs.append(variable)
         self.built = True
 
-    def _start(self) -> None:
+    def _start(self, steps: int | None = None) -> None:
         """What every model has, before its layers."""
         self.epochs_trained = 0
         self.folded: tuple[Folded, ...] = ()  # what `simplify` put together to make it
+        self.steps = steps  # time steps, where no input has a time axis
         self.stop_training = False
         self.optimizer: optimizers.Optimizer | None = None
         self.heads: list[Head] = []
@@ -82,6 +84,9 @@ class Model(Layer):
         self._graphs: dict[str, Graph] = {}
         self._slots: dict[Variable, dict[str, Variable]] = {}
         self._step = _counter()
+        self.states: dict[str, list[Variable]] = {}  # what `step` keeps, by layer or feedback
+        self.stepped_rows: int | None = None
+        self._step_graph: tuple[list[Variable], Graph] | None = None
         self._seen_changes = Layer.changes
         self._seen_layers: tuple[int, ...] = ()
 
@@ -131,14 +136,14 @@ class Model(Layer):
         """The symbolic outputs: their shapes and dtypes are those of predictions."""
         return list(self._topology.outputs)
 
-    def replay(self, values: Sequence[Tensor]) -> list[Tensor]:
+    def replay(self, values: Sequence[Tensor], steps: Size = TIME) -> list[Tensor]:
         """The outputs for other inputs."""
-        return self._topology.replay(values)
+        return self._topology.replay(values, steps)
 
     def forward(self, x: Any) -> Any:
         values = self._inputs.split(x, f"the input of {self.name!r}")
         for variable, value in zip(self.inputs, values, strict=True):
-            if value.shape[1:] != variable.shape[1:]:
+            if not fits(value.shape[1:], variable.shape[1:]):
                 raise InvalidValue(
                     explain(
                         f"model {self.name!r} does not fit what it is given.",
@@ -147,7 +152,7 @@ class Model(Layer):
                         fix=f"af.Input({[*variable.shape[1:]]})",
                     )
                 )
-        return self._outputs.joined(self.replay(values))
+        return self._outputs.joined(self.replay(values, self.steps or TIME))
 
     def require_built(self) -> None:
         if not self.built:
@@ -191,6 +196,7 @@ class Model(Layer):
     def _changed(self) -> None:
         """Forget what was derived from the layers."""
         self._graphs.clear()
+        self._step_graph = None
         self._workspace = Workspace(self._device, self.tf32)
 
     # --- weights ------------------------------------------------------------------------------------------------------
@@ -307,8 +313,7 @@ class Model(Layer):
                 if head.target is None:
                     self.set_target(head, *head.loss.target_spec(y_pred))
             if weighted and self.sample_weight is None:
-                dtype = predictions[0].dtype
-                self.sample_weight = Variable("sample_weight", (BATCH,), dtype, BATCH_ROLE, owner="batch")
+                self.set_sample_weight((BATCH,))
             weights = leaf(self.sample_weight) if weighted and self.sample_weight else None
             measured = steps.measure(self.heads, predictions, context.penalties, weights, self.totals)
             if kind == steps.EVALUATION:
@@ -325,17 +330,24 @@ class Model(Layer):
                 self._changed()
             head.target = Variable(f"y_{head.name}" if head.name else "y", shape, dtype, BATCH_ROLE, owner="batch")
 
-    def program(self, kind: str, batch: int, weighted: bool = False) -> Program:
-        """The program for a batch of that many rows, bound to the model's device."""
+    def set_sample_weight(self, shape: Shape) -> None:
+        """Say whether weights are for samples, or for each of their time steps."""
+        if self.sample_weight is None or self.sample_weight.shape != shape:
+            if self.sample_weight is not None:
+                self._changed()
+            self.sample_weight = Variable("sample_weight", shape, self.outputs[0].dtype, BATCH_ROLE, owner="batch")
+
+    def program(self, kind: str, batch: int, weighted: bool = False, time: int = 1) -> Program:
+        """The program for a batch of that many rows, of that many time steps, bound to the model's device."""
         if self._seen_changes != Layer.changes:
             self._follow_changes()
         key = kind + "+weights" * weighted
         try:
-            return self._workspace.program(key, batch, lambda: self.graph(kind, weighted))
+            return self._workspace.program(key, batch, lambda: self.graph(kind, weighted), time)
         except devices.DeviceFull as error:
-            raise self._too_large(error, kind, batch) from None
+            raise self._too_large(error, kind, batch, time) from None
 
-    def _too_large(self, error: devices.DeviceFull, kind: str, batch: int) -> devices.DeviceFull:
+    def _too_large(self, error: devices.DeviceFull, kind: str, batch: int, time: int) -> devices.DeviceFull:
         """The error for a batch that the device has no room for, with the largest one that it has room for."""
         free = self.backend.free()
         if free is None:
@@ -345,9 +357,10 @@ class Model(Layer):
         own = [each for each in (*self._carried(), *self._slots_of_batches()) if each.storage is not None]
         room = free + self._workspace.held_bytes + sum(each.storage.nbytes for each in own)
         training = kind == steps.TRAINING
-        planned = self.memory(batch, training).total_bytes
+        length = time if any(TIME in x.shape for x in self.inputs) else None
+        planned = self.memory(batch, training, length=length).total_bytes
         try:
-            fix = f"batch_size={max_batch_size(self, room, training, None)}, the largest that fits now"
+            fix = f"batch_size={max_batch_size(self, room, training, None, length)}, the largest that fits now"
         except InvalidValue:
             fix = "a smaller model: not even a batch of 1 fits now"
         return devices.DeviceFull(
@@ -359,12 +372,51 @@ class Model(Layer):
             )
         )
 
-    def plan(self, batch: int, training: bool = True, device: Any = None) -> Plan:
+    def step_graph(self) -> tuple[list[Variable], Graph]:
+        """The slots and the graph of one time step."""
+        from .stepping import trace
+
+        self._follow_changes()
+        if self._step_graph is None:
+            self._step_graph = trace(self)
+        return self._step_graph
+
+    def program_of(self, kind: str, batch: int, graph: Graph) -> Program:
+        """The program of a graph of the model's, bound to its device."""
+        return self._workspace.program(kind, batch, lambda: graph)
+
+    def plan(self, batch: int, training: bool = True, device: Any = None, length: int | None = None) -> Plan:
         """The plan of a training step or of a prediction. Creates no weights; needs neither data nor the device."""
         from .plan import make_plan
 
         target = self._device if device is None else devices.device(device)
-        return make_plan(self.graph(steps.TRAINING if training else steps.PREDICTION), target.profile, {"batch": batch})
+        sizes = sizes_of(batch, self.length(length))
+        return make_plan(self.graph(steps.TRAINING if training else steps.PREDICTION), target.profile, sizes)
+
+    def length(self, given: int | None) -> int:
+        """How many time steps a plan is made for: those given, those the model has of itself, or 1 where there is no time."""
+        timed = any(TIME in variable.shape for variable in self.inputs)
+        if given is not None and not timed:
+            raise InvalidValue(
+                explain(
+                    f"model {self.name!r} has no time axis."
+                    if self.steps is None
+                    else f"model {self.name!r} has its own length.",
+                    expected="length=None",
+                    received=f"length={given}",
+                    fix="model.memory(batch_size)",
+                )
+            )
+        if given is None and timed:
+            raise InvalidValue(
+                explain(
+                    f"model {self.name!r} reads sequences of any length.",
+                    expected="the number of time steps to plan for",
+                    received="length=None",
+                    fix="model.memory(batch_size, length=100)",
+                )
+            )
+        return whole("length", given, 1) if given is not None else self.steps or 1
 
     def fit(
         self,
@@ -422,6 +474,21 @@ class Model(Layer):
         """The outputs for x: a new NumPy array, or a list or dict of them."""
         return training.predict(self, x, batch_size, verbose)
 
+    def step(self, x: Any) -> Any:
+        """Predict the next time step from x (n, features), or the next few from (n, time, features), and keep the states.
+
+        The states of recurrent layers and feedbacks go on from the call before, until `reset_states`.
+        """
+        from .stepping import step
+
+        return step(self, x)
+
+    def reset_states(self, name: str | None = None) -> None:
+        """Let `step` begin new sequences: all states, or those of the layer or the feedback of that name."""
+        from .stepping import reset
+
+        reset(self, name)
+
     def train_on_batch(self, x: Any, y: Any, sample_weight: Any = None, class_weight: Mapping[int, float] | None = None) -> Any:
         """One step on this batch. Gives its loss before the update, or a list with the metrics."""
         return training.on_batch(self, x, y, sample_weight, class_weight, steps.TRAINING)
@@ -465,23 +532,24 @@ class Model(Layer):
         target.backend.synchronize()  # raises, before anything moves, where there is no such device
         with self.lock:
             if target is not self._device:
-                devices.move(self._carried(), target)
+                devices.move(self._carried(), target, {"batch": self.stepped_rows or 1})
                 self._device = target
                 for variable in self._slots_of_batches():
                     devices.forget(variable)
             elif tf32 == self.tf32:
                 return self
-            self._workspace = Workspace(target, tf32)
+            self._workspace, self._step_graph = Workspace(target, tf32), None
         return self
 
     def _carried(self) -> list[Variable]:
-        """What moves with the model: weights, slots, totals, counters."""
+        """What moves with the model: weights, slots, totals, counters, states that are kept."""
         return [
             *(weight.variable for weight in self.weights),
             *(slot for own in self._slots.values() for slot in own.values()),
             *(variable for total in self.totals.values() for variable in total.variables.values()),
             self._step,
             *(self.optimizer.variables(self._step) if self.optimizer else ()),
+            *(variable for own in self.states.values() for variable in own),
         ]
 
     def _slots_of_batches(self) -> list[Variable]:
@@ -508,20 +576,11 @@ class Model(Layer):
         """
         from .memory.measure import report
 
-        if length is not None:
-            raise InvalidValue(
-                explain(
-                    f"model {self.name!r} has no time axis.",
-                    expected="length=None",
-                    received=f"length={length}",
-                    fix="model.memory(batch_size)",
-                )
-            )
         more = {"rows": rows, "validation_rows": validation_rows, "weighted": weighted, "programs": programs}
-        return report(self, batch_size, training, device, **more)  # type: ignore[arg-type]
+        return report(self, batch_size, training, device, length, **more)  # type: ignore[arg-type]
 
-    def max_batch_size(self, budget: Any, training: bool = True, device: Any = None) -> int:
-        """The largest batch size with memory(batch_size, training, device).total_bytes within the budget.
+    def max_batch_size(self, budget: Any, training: bool = True, device: Any = None, length: int | None = None) -> int:
+        """The largest batch size with memory(batch_size, training, device, length).total_bytes within the budget.
 
         It fits, and one more does not. budget: bytes, or text: "8GiB" is binary, "8GB" decimal. What the report lists outside
         (`reserve`) is not counted. Where an arena misses its lower bound the total may fall from one size to the next, so that
@@ -530,7 +589,7 @@ class Model(Layer):
         """
         from .memory.inverse import max_batch_size
 
-        return max_batch_size(self, budget, training, device)
+        return max_batch_size(self, budget, training, device, length)
 
     def draw(
         self,

@@ -11,6 +11,7 @@ from .gradient import gradient
 from .graph import LOSS, UPDATE, Graph, Tensor, Variable, ancestors, constant, leaf, merge, within
 from .graph.tensor import user_line
 from .heads import Head
+from .losses import Loss
 from .metrics import Total
 from .optimizers import Optimizer
 from .specs import BATCH
@@ -28,6 +29,15 @@ class Measured:
 
     loss: Tensor
     updates: dict[Variable, Tensor]
+
+
+def _weighted(loss: Loss, y_true: Tensor, y_pred: Tensor, weight: Tensor | None) -> Tensor:
+    """The loss of each sample (batch,) times its weight; or the mean over time of that of each step times its own."""
+    if weight is None:
+        return loss.per_sample(y_true, y_pred)
+    if weight.ndim == 1:
+        return loss.per_sample(y_true, y_pred) * weight
+    return ops.mean(loss.per_step(y_true, y_pred) * weight, 1)
 
 
 def measure(
@@ -48,8 +58,7 @@ def measure(
         assert head.target is not None
         y_true = leaf(head.target)
         with within(layer=head.reported("loss"), phase=LOSS):
-            each = head.loss.per_sample(y_true, y_pred)
-            own = ops.sum(each if sample_weight is None else each * sample_weight)
+            own = ops.sum(_weighted(head.loss, y_true, y_pred, sample_weight))
             part = own * head.weight
             whole = part if whole is None else whole + part
         if head.name:

@@ -11,7 +11,7 @@ from ..errors import InvalidType, InvalidValue, explain, unknown_name
 from ..graph import BATCH, OPTIMIZER_STATE, PARAMETERS, STATE, TENSOR
 from ..plan import Plan, make_plan
 from ..settings import flag, whole
-from ..specs import at, value_bytes
+from ..specs import at, sizes_of, value_bytes
 from ..steps import EVALUATION, PREDICTION, TRAINING
 from .data import held_data
 from .report import Held, Holder, LayerRow, Moment, Report, Timeline
@@ -28,6 +28,7 @@ def report(
     batch_size: int = 32,
     training: bool = True,
     device: Any = None,
+    length: int | None = None,
     *,
     rows: int | None = None,
     validation_rows: int = 0,
@@ -55,14 +56,16 @@ def report(
         model.require_compiled()
     target = devices.device(model.device if device is None else device)
 
+    time = model.length(length)
+
     def planned(kind: str) -> Plan:
         limit = rows if kind == TRAINING else validation_rows if kind == EVALUATION else None
         graph = model.graph(kind, weighted and kind != PREDICTION)
-        return make_plan(graph, target.profile, {"batch": min(batch_size, limit or batch_size)})
+        return make_plan(graph, target.profile, sizes_of(min(batch_size, limit or batch_size), time))
 
     plans = [planned(kind) for kind in kinds]  # the first graph decides what targets look like
-    data = held_data(model, target, batch_size, rows, validation_rows, weighted) if rows is not None else ()
-    return report_of(model, batch_size, kinds, target, plans, rows, data)
+    data = held_data(model, target, batch_size, rows, validation_rows, weighted, time) if rows is not None else ()
+    return report_of(model, batch_size, kinds, target, plans, rows, data, length)
 
 
 def report_of(
@@ -73,6 +76,7 @@ def report_of(
     plans: Sequence[Plan],
     rows: int | None = None,
     data: tuple[Held, ...] = (),
+    length: int | None = None,
 ) -> Report:
     """The report of plans that share one arena; layers and timeline are those of the plan that needs most of it."""
     roles = _by_role(plans)
@@ -93,6 +97,7 @@ def report_of(
         reserve=target.profile.reserve,
         rows=rows,
         data=data,
+        length=length,
     )
 
 

@@ -112,7 +112,8 @@ def fuse(
         reads = tuple(Operand(kept(read.value), read.layout) for read in step.reads)
         writes = tuple(map(kept, step.writes))
         scratch = tuple(map(kept, step.scratch)) if step.op != FUSED else step.scratch
-        out.steps.append(Step(step.op, step.place, reads, writes, scratch, step.attributes, step.flops))
+        loop = step.loop and step.loop.renumbered(kept)
+        out.steps.append(Step(step.op, step.place, reads, writes, scratch, step.attributes, step.flops, loop))
     out.outputs = {name: Operand(kept(operand.value), operand.layout) for name, operand in draft.outputs.items()}
     out.old = {variable: now[value] for variable, value in draft.old.items()}
     return out, {key: Operand(now[o.value], o.layout) for key, o in operands.items() if o.value in now}
