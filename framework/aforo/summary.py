@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from .graph import Tensor
 from .layers.layer import Call, flattened
+from .recurrence import Feedback
 from .specs import count, written
 from .tables import render
 
@@ -38,9 +39,8 @@ def _named(x: Tensor, names: dict[int, str]) -> list[str]:
     stack = [x]
     while stack:
         node = stack.pop()
-        connected = getattr(node, "connected", None)
-        if connected is not None:
-            found += [f"{name} one step late" for name in _named(connected, names)]
+        if isinstance(node, Feedback) and node.connected is not None:
+            found += [f"{name} one step late" for name in _named(node.connected, names)]
         elif id(node) in names:
             found.append(names[id(node)])
         else:
