@@ -18,6 +18,7 @@ from .recurrence import Whole
 from .specs import TIME, at, replaced
 
 if TYPE_CHECKING:
+    from .compiled import Compiled
     from .model import Model
 
 Array = np.ndarray[Any, Any]
@@ -49,7 +50,7 @@ class Kept:
         self.updates[self._of[id(state)]] = after
 
 
-def trace(model: Model) -> tuple[list[Variable], Graph]:
+def trace(model: Compiled) -> tuple[list[Variable], Graph]:
     """The slots of one step of each input, and the graph of a step."""
     _check(model)
     slots = [Variable(x.name, replaced(x.shape, {"time": 1}), x.dtype, BATCH_ROLE, owner="batch") for x in model.inputs]
@@ -68,7 +69,7 @@ def trace(model: Model) -> tuple[list[Variable], Graph]:
     return slots, Graph(graph.outputs, kept.updates)
 
 
-def _check(model: Model) -> None:
+def _check(model: Compiled) -> None:
     """Refuse what needs to see the whole sequence."""
     with tracing(), collecting(Context(carrier=Whole(cyclic=False))):
         values = model.replay([placeholder(x.shape, x.dtype, x.name) for x in model.inputs])
