@@ -189,6 +189,50 @@ def test_outputs_keep_their_names_and_losses() -> None:
     np.testing.assert_allclose(simple.evaluate(x, y), model.evaluate(x, y), rtol=1e-5)
 
 
+class Doubled(af.Dense):
+    def forward(self, x: Any) -> Any:
+        return 2.0 * super().forward(x) + af.ops.square(x)[..., :1]
+
+
+class Cube(af.Activation):
+    def forward(self, x: Any) -> Any:
+        return x * x * x
+
+
+class Always(af.Dropout):
+    def forward(self, x: Any) -> Any:
+        return x * 0.5
+
+
+class Shifted(af.BatchNormalization):
+    def forward(self, x: Any) -> Any:
+        return super().forward(x) + 1.0
+
+
+class Turned(af.Reshape):
+    def forward(self, x: Any) -> Any:
+        return -super().forward(x)
+
+
+class Plain(af.Dense):
+    """A kind of its own that computes what Dense does."""
+
+
+@pytest.mark.parametrize("layer", [lambda: Doubled(4), lambda: Cube(None), lambda: Always(0.5), Shifted, lambda: Turned([4])])
+def test_a_kind_with_a_forward_of_its_own_is_not_folded(layer: Any) -> None:
+    model = af.Sequential([af.Dense(4, input_shape=[4]), layer(), af.Dense(4)])
+    simple = model.simplify(verbose=0)
+    assert simple.folded == ()
+    assert_same(model, simple, np.random.default_rng(0).normal(size=(5, 4)))
+
+
+def test_a_kind_that_keeps_its_forward_is_folded() -> None:
+    model = af.Sequential([Plain(4, input_shape=[4]), af.Dense(4)])
+    simple = model.simplify(verbose=0)
+    assert len(simple.layers) == 1
+    assert_same(model, simple, np.random.default_rng(0).normal(size=(5, 4)))
+
+
 def test_a_model_without_sizes_says_what_it_lacks() -> None:
     with pytest.raises(af.Error, match="does not know its input size"):
         af.Sequential([af.Dense(3), af.Dense(2)]).simplify()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .parameter import Parameter
 
 Array = np.ndarray[Any, Any]
+L = TypeVar("L", bound=Layer)
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,16 @@ class _Affine:
         return _Affine(matrix, shift, self.layers + other.layers, self.left_out + other.left_out)
 
 
+def _is(layer: Layer, kind: type[L]) -> TypeGuard[L]:
+    """Whether a layer computes what this kind does: a subclass may have a forward of its own."""
+    return isinstance(layer, kind) and type(layer).forward is kind.forward
+
+
 def _affine(layer: Layer) -> _Affine | None:
     """What a layer does to its input before its activation, if that is linear."""
-    if isinstance(layer, Dense):
+    if _is(layer, Dense):
         return _Affine(_wide(layer.kernel), None if layer.bias is None else _wide(layer.bias), (layer,))
-    if isinstance(layer, BatchNormalization):
+    if _is(layer, BatchNormalization):
         scale = 1.0 / np.sqrt(_wide(layer.moving_variance) + layer.epsilon)
         scale = scale if layer.gamma is None else scale * _wide(layer.gamma)
         shift = -_wide(layer.moving_mean) * scale
@@ -87,9 +93,9 @@ def _wide(weight: Parameter) -> Array:
 
 
 def _is_identity(layer: Layer, shapes: tuple[Shape, Shape]) -> bool:
-    if isinstance(layer, Activation):
+    if _is(layer, Activation):
         return layer.activation is linear
-    return isinstance(layer, Dropout) or (isinstance(layer, (Flatten, Reshape)) and shapes[0] == shapes[1])
+    return _is(layer, Dropout) or ((_is(layer, Flatten) or _is(layer, Reshape)) and shapes[0] == shapes[1])
 
 
 def _ends(layer: Layer) -> bool:
