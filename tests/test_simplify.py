@@ -189,6 +189,29 @@ def test_outputs_keep_their_names_and_losses() -> None:
     np.testing.assert_allclose(simple.evaluate(x, y), model.evaluate(x, y), rtol=1e-5)
 
 
+def test_a_layer_that_several_models_use_stays_one_layer() -> None:
+    shared, rng = af.Dense(30), np.random.default_rng(0)
+    one = af.Sequential([shared, af.Dense(30)], name="one")
+    two = af.Sequential([af.Dropout(0.5), shared], name="two")
+    a = af.Input([30])
+    model = af.Model(a, af.Add()([one(a), two(a), af.Dense(30)(shared(a))]))
+    simple = model.simplify(verbose=0)
+    assert_same(model, simple, rng.normal(size=(5, 30)))
+    assert weight_bytes(simple) == weight_bytes(model)
+    assert len({id(layer) for layer in simple.all_sublayers() if layer.name == shared.name}) == 1
+    assert [each.layers for each in simple.folded] == [("dropout",)]
+    # What is used by one model alone folds there, and once, however often the model is called.
+    inner = af.Sequential([af.Dense(4), af.Dense(30)], name="inner")
+    twice = af.Model(a, inner(inner(a)))
+    simple = twice.simplify(verbose=0)
+    assert simple.folded == ()
+    inner = af.Sequential([af.Dense(40), af.Dense(30)], name="inner")
+    twice = af.Model(a, inner(inner(a)))
+    simple = twice.simplify(verbose=0)
+    assert len(simple.folded) == 1
+    assert_same(twice, simple, rng.normal(size=(5, 30)))
+
+
 class Doubled(af.Dense):
     def forward(self, x: Any) -> Any:
         return 2.0 * super().forward(x) + af.ops.square(x)[..., :1]

@@ -133,11 +133,27 @@ def _partition(run: Sequence[_Affine]) -> list[list[_Affine]]:
 
 
 class _Simplifier:
-    def __init__(self, uses: Counter[int]) -> None:
-        self.uses = uses
+    """One for a model and all models in it: a layer that several of them use stays one layer."""
+
+    def __init__(self, model: Model) -> None:
+        self.uses = _uses(model)
         self.folded: list[Folded] = []
         self.copies: dict[int, Layer] = {}
         self.taken: set[str] = set()
+
+    def model(self, model: Model) -> Model:
+        """A new model that predicts the same."""
+        sources, records = model.records()
+        already = len(self.folded)
+        with model.lock:
+            if isinstance(model, Sequential):
+                made: Model = _stacked(model, [record for record in records if isinstance(record, Call)], self)
+            else:
+                made = _connected(model, sources, records, self)
+        made.folded = tuple(self.folded[already:])
+        made.epochs_trained = model.epochs_trained
+        model.compile_like(made)
+        return made.to(model.device)
 
     def stack(self, layers: Sequence[tuple[Layer, tuple[Shape, Shape]]]) -> list[tuple[Layer, list[Array]]]:
         """New layers, with their weights, that do in a row what these do in a row."""
@@ -193,9 +209,7 @@ class _Simplifier:
         weights = [weight.numpy() for weight in layer.weights]
         if id(layer) not in self.copies:
             if isinstance(layer, Model):
-                inner = simplified(layer)
-                self.folded += inner.folded
-                self.copies[id(layer)] = inner
+                self.copies[id(layer)] = self.model(layer)
             else:
                 copy = type(layer).from_config(layer.get_config())
                 copy.dtype = layer.dtype
@@ -213,15 +227,23 @@ def _shapes(call: Call) -> tuple[Shape, Shape]:
 def simplified(model: Model) -> Model:
     """A new model with as few layers and weights as predict the same."""
     model.require_built()
-    sources, records = model.records()
-    calls = [record for record in records if isinstance(record, Call)]
-    work = _Simplifier(Counter(id(call.layer) for call in calls))
-    with model.lock:
-        made = _stacked(model, calls, work) if isinstance(model, Sequential) else _connected(model, sources, records, work)
-    made.folded = tuple(work.folded)
-    made.epochs_trained = model.epochs_trained
-    model.compile_like(made)
-    return made.to(model.device)
+    return _Simplifier(model).model(model)
+
+
+def _uses(model: Model) -> Counter[int]:
+    """How many calls there are of each layer, in this model and in each of those in it."""
+    uses: Counter[int] = Counter()
+    models = {id(model): model}
+    waiting = [model]
+    while waiting:
+        _, records = waiting.pop().records()
+        for record in records:
+            if isinstance(record, Call):
+                uses[id(record.layer)] += 1
+                if isinstance(record.layer, Model) and id(record.layer) not in models:
+                    models[id(record.layer)] = record.layer
+                    waiting.append(record.layer)
+    return uses
 
 
 def _give(layer: Layer, arrays: Sequence[Array]) -> None:
