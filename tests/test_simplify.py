@@ -212,6 +212,18 @@ def test_a_layer_that_several_models_use_stays_one_layer() -> None:
     assert_same(twice, simple, rng.normal(size=(5, 30)))
 
 
+@pytest.mark.parametrize(("dtype", "sizes"), [("float32", (1e25, 1e20)), ("float64", (1e200, 1e200))])
+def test_a_fold_whose_weights_would_overflow_is_left_alone(dtype: str, sizes: tuple[float, float]) -> None:
+    model = af.Sequential([af.Dense(4, input_shape=[4]), af.Dense(4)], dtype=dtype)
+    for layer, size in zip(model.layers, sizes, strict=True):
+        layer.kernel.assign(size * np.eye(4))
+    simple = model.simplify(verbose=0)
+    assert simple.folded == ()
+    x = np.full((2, 4), 1.0 / sizes[0])
+    np.testing.assert_array_equal(simple.predict(x), model.predict(x))
+    assert np.isfinite(simple.predict(x)).all()
+
+
 class Doubled(af.Dense):
     def forward(self, x: Any) -> Any:
         return 2.0 * super().forward(x) + af.ops.square(x)[..., :1]

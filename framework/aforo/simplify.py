@@ -161,7 +161,9 @@ class _Simplifier:
         run: list[_Affine] = []
 
         def close() -> None:
-            out.extend(map(self._one, _partition(run)))
+            for piece in _partition(run):
+                made = self._one(piece) if len(piece) > 1 else None
+                out.extend([made] if made is not None else [self.copy(each.layers[0]) for each in piece])
             run.clear()
 
         for layer, shapes in layers:
@@ -179,12 +181,16 @@ class _Simplifier:
         close()
         return out
 
-    def _one(self, piece: Sequence[_Affine]) -> tuple[Layer, list[Array]]:
-        if len(piece) == 1:
-            return self.copy(piece[0].layers[0])
+    def _one(self, piece: Sequence[_Affine]) -> tuple[Layer, list[Array]] | None:
+        """One layer for all of these; None where its weights would be too large for their dtype."""
         whole = piece[0]
-        for each in piece[1:]:
-            whole = whole.then(each)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for each in piece[1:]:
+                whole = whole.then(each)
+            if not all(
+                np.isfinite(a.astype(whole.layers[-1].dtype)).all() for a in (whole.matrix, whole.shift) if a is not None
+            ):
+                return None
         last = next((layer for layer in reversed(whole.layers) if isinstance(layer, Dense)), whole.layers[-1])
         made: Layer
         if isinstance(last, Dense):
