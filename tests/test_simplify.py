@@ -178,6 +178,25 @@ def test_the_new_model_has_weights_of_its_own_and_can_be_used() -> None:
         np.testing.assert_array_equal(a, b)
 
 
+def test_the_new_model_has_an_optimizer_of_its_own() -> None:
+    model = af.Sequential([af.Dense(4, input_shape=[3]), af.Dense(2)])
+    model.compile("mse", af.SGD(0.5, momentum=0.9, clipnorm=1.0))
+    x, y = np.ones((4, 3)), np.zeros((4, 2))
+    model.fit(x, y, epochs=1, verbose=0)
+    simple = model.simplify(verbose=0)
+    assert simple.optimizer is not model.optimizer and type(simple.optimizer) is af.SGD
+    assert (simple.optimizer.momentum, simple.optimizer.clip) == (0.9, ("clipnorm", 1.0))
+    assert simple.optimizer.learning_rate == 0.5
+    simple.optimizer.learning_rate = 0.0
+    assert model.optimizer is not None and model.optimizer.learning_rate == 0.5
+    before = [model.get_weights(), simple.get_weights()]
+    for each in (model, simple):
+        each.fit(x, y, epochs=1, verbose=0)
+    assert any((a != b).any() for a, b in zip(before[0], model.get_weights(), strict=True))
+    for a, b in zip(before[1], simple.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_outputs_keep_their_names_and_losses() -> None:
     a = af.Input([3])
     model = af.Model(a, {"one": af.Dense(2)(af.Dense(4)(a)), "two": af.Dropout(0.1)(af.Dense(1)(a))})
