@@ -360,6 +360,8 @@ def test_mistakes_are_explained_before_anything_is_written(tmp_path: Path) -> No
         model.draw(tmp_path / "net.pdf")
     with pytest.raises(af.Error, match="no such folder"):
         model.draw(tmp_path / "missing" / "net.svg")
+    with pytest.raises(af.Error, match=r"cannot be written(.|\n)*too long"):
+        model.draw(tmp_path / f"{'n' * 300}.svg")
     with pytest.raises(af.Error, match="written to a file"):
         model.draw(3)  # type: ignore[arg-type]
     with pytest.raises(af.Error, match=r'data colours numbers(.|\n)*scale="numbers"'):
@@ -371,3 +373,7 @@ def test_mistakes_are_explained_before_anything_is_written(tmp_path: Path) -> No
     with pytest.raises(af.Error, match="does not know its input size"):
         af.Sequential([af.Dense(3)]).draw()
     assert list(tmp_path.iterdir()) == []
+    for name in ("dir.svg", "dir.png"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(af.Error, match=rf"written to a file(.|\n)*{name}, a folder(.|\n)*model\.draw\("):
+            model.draw(tmp_path / name)

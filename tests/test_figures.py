@@ -62,6 +62,22 @@ def test_a_plot_without_epochs_or_folder_is_explained(tmp_path: Path) -> None:
         fitted(0.0).plot(tmp_path / "missing" / "curves.png")
     with pytest.raises(af.Error, match=r"\.png or \.svg or \.pdf"):
         fitted(0.0).plot(tmp_path / "curves.txt")
+    (tmp_path / "curves.png").mkdir()
+    with pytest.raises(af.Error, match=r"curves\.png, a folder(.|\n)*history\.plot\("):
+        fitted(0.0).plot(tmp_path / "curves.png")
+    empty = History()
+    empty.epoch, empty.history = [0], {"loss": []}
+    with pytest.raises(af.Error, match=r"holds no epoch(.|\n)*model\.fit\(x, y\)"):
+        empty.plot()
+
+
+def test_a_curve_without_values_is_left_out_and_a_path_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="figures need the extra `plot`")
+    history = fitted(0.0)
+    history.history["noted"] = []
+    assert len(axes_of(history.plot())) == 1
+    with pytest.raises(af.Error, match=r"cannot be written(.|\n)*too long"):
+        history.plot(tmp_path / f"{'n' * 300}.png")
 
 
 # --- the confusion matrix ---------------------------------------------------------------------------------------------
