@@ -119,7 +119,7 @@ def of_activations(plan: Outline, values: Mapping[int, Array]) -> Iterator[Findi
 def of_gradients(plan: Outline, slopes: Mapping[int, Array], kernels: Mapping[str, Array]) -> Iterator[Finding]:
     """Derivatives that vanish or explode on their way from the last layer to the first."""
     linear = [step for step in plan.steps if step.links == DENSE and step.outputs[0] in slopes]
-    sizes = {step.name: float(np.sqrt((slopes[step.outputs[0]].astype(np.float64) ** 2).mean())) for step in linear}
+    sizes = [float(np.sqrt((slopes[step.outputs[0]].astype(np.float64) ** 2).mean())) for step in linear]
     for name, array in kernels.items():
         if not np.isfinite(array).all():
             yield Finding(
@@ -127,21 +127,20 @@ def of_gradients(plan: Outline, slopes: Mapping[int, Array], kernels: Mapping[st
                 "scaled inputs and targets, smaller initial weights, af.SGD(…, clipnorm=1.0)",
             )  # fmt: skip
             return
-    if len(linear) < 2 or not sizes[linear[-1].name]:
+    if len(linear) < 2 or not sizes[-1]:
         return
-    last = sizes[linear[-1].name]
-    ratios = {step.name: sizes[step.name] / last for step in linear[:-1]}
-    least, most = min(ratios, key=ratios.__getitem__), max(ratios, key=ratios.__getitem__)
-    if ratios[most] > EXPLODED:
+    ratios = [size / sizes[-1] for size in sizes[:-1]]
+    least, most = min(ratios), max(ratios)
+    if most > EXPLODED:
         yield Finding(
-            most, "exploding gradients", ratios[most],
-            f"the derivative that arrives there is {ratios[most]:.3g} times that of {linear[-1].name}",
+            linear[ratios.index(most)].name, "exploding gradients", most,
+            f"the derivative that arrives there is {most:.3g} times that of {linear[-1].name}",
             'kernel_initializer="glorot_uniform", af.BatchNormalization(), af.SGD(…, clipnorm=1.0)',
         )  # fmt: skip
-    if 0 < ratios[least] < VANISHED:
+    if 0 < least < VANISHED:
         yield Finding(
-            least, "vanishing gradients", ratios[least],
-            f"the derivative that arrives there is {ratios[least]:.3g} times that of {linear[-1].name}",
+            linear[ratios.index(least)].name, "vanishing gradients", least,
+            f"the derivative that arrives there is {least:.3g} times that of {linear[-1].name}",
             'activation="relu", fewer layers, af.BatchNormalization(), or a skip: af.Concatenate()([h, x])',
         )  # fmt: skip
 
