@@ -149,6 +149,26 @@ def test_the_advice_for_a_learning_rate_helps() -> None:
         assert history[-1] < 0.9 * history[0]
 
 
+@pytest.mark.parametrize(
+    ("what", "function"),
+    [
+        ("saturated tanh", lambda z: af.ops.tanh(z)),
+        ("saturated sigmoid", lambda z: af.ops.sigmoid(z)),
+        ("dead ReLU units", lambda z: af.ops.relu(z)),
+        ("dead ReLU units", lambda z: af.ops.maximum(z, 0.0)),
+    ],
+)
+def test_an_activation_is_what_it_computes_and_not_what_it_is_called(what: str, function: Any) -> None:
+    dead = what == "dead ReLU units"
+    options = {"bias_initializer": filled(-30)} if dead else {"kernel_initializer": normal(60)}
+    found = stack(Dense(8, function, **options), Dense(1)).diagnose(X, Y)
+    assert ("dense", what) in [(each.layer, each.what) for each in found], found
+    found = stack(Dense(8, **options), af.Activation(function), Dense(1)).diagnose(X, Y)
+    assert ("activation", what) in [(each.layer, each.what) for each in found], found
+    healthy = stack(Dense(8, function), Dense(1), optimizer="adam").diagnose(X, Y)
+    assert what not in [each.what for each in healthy]
+
+
 INNER: dict[str, Callable[[], af.Layer]] = {
     "dead ReLU units": lambda: af.Sequential([Dense(8, "relu", bias_initializer=filled(-30), name="culprit"), Dense(8)]),
     "saturated tanh": lambda: af.Sequential(
