@@ -169,6 +169,15 @@ def test_an_activation_is_what_it_computes_and_not_what_it_is_called(what: str, 
     assert what not in [each.what for each in healthy]
 
 
+@pytest.mark.parametrize(("classes", "advice"), [(1, "rows of the other classes"), (2, "a head of 2 units")])
+def test_the_advice_for_classes_that_never_occur_is_a_head_that_can_be_compiled(classes: int, advice: str) -> None:
+    labels = np.arange(ROWS) % classes
+    for loss, y in (("sparse_categorical_crossentropy", labels), ("categorical_crossentropy", np.eye(6)[labels])):
+        found = stack(Dense(8, "relu"), Dense(6, "softmax"), loss=loss).diagnose(X, y)
+        (each,) = [each for each in found if each.what == "classes that never occur"]
+        assert each.advice.startswith(advice), each
+
+
 INNER: dict[str, Callable[[], af.Layer]] = {
     "dead ReLU units": lambda: af.Sequential([Dense(8, "relu", bias_initializer=filled(-30), name="culprit"), Dense(8)]),
     "saturated tanh": lambda: af.Sequential(

@@ -135,7 +135,8 @@ def _classes(name: str, labels: Array, classes: int) -> Iterator[Finding]:
         )  # fmt: skip
     missing = int((counts == 0).sum())
     if classes > 2 and missing > classes / 2 and len(labels) >= _ENOUGH * classes:
+        fewer = f"a head of {classes - missing} units, or labels that use them all"
         yield Finding(
             name, "classes that never occur", float(missing), f"{missing} of the head's {classes} classes are in no row",
-            f"a head of {classes - missing} units, or labels that use them all",
+            fewer if classes - missing > 1 else "rows of the other classes: with one class there is nothing to tell apart",
         )  # fmt: skip
