@@ -244,14 +244,14 @@ class Model(Compiled):
         return made
 
     def compile_like(self, other: Model) -> None:
-        """Compile another model with the same outputs for what this one is compiled for."""
-        if self._compiled is not None:
+        """Compile another model with the same outputs for what this one is compiled for, with an optimizer of its own."""
+        if self._compiled is not None and self.optimizer is not None:
             now = dict(zip(self.output_names, other.output_names, strict=True))
             given = [
                 {now[name]: each for name, each in value.items()} if isinstance(value, Mapping) else value
                 for value in self._compiled
             ]
-            other.compile(given[0], self.optimizer, given[1], given[2])
+            other.compile(given[0], self.optimizer.twin(), given[1], given[2])
 
     def given_as(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> tuple[Any, Any]:
         """Inputs and outputs in the form this model was given its own: one, a list, or a dict by name."""
