@@ -250,6 +250,30 @@ class Model(Layer):
                     self._changed()
                     raise
 
+    def compile_again(
+        self, compiled: tuple[Any, Any, Any], optimizer: optimizers.Optimizer, targets: Sequence[tuple[Shape, str] | None]
+    ) -> None:
+        """Compile as `compiled` of another model says, for targets of known shapes."""
+        with self.lock:
+            self.optimizer, self._compiled, self._slots, self._step = optimizer, compiled, {}, _counter()
+            self._make_heads()
+            for head, target in zip(self.heads, targets, strict=True):
+                if target is not None:
+                    self.set_target(head, *target)
+            self._changed()
+            if self.built:
+                self.graph(steps.TRAINING if self.trainable_weights else steps.EVALUATION)
+
+    @property
+    def compiled(self) -> tuple[Any, Any, Any] | None:
+        """The loss, the metrics and the loss weights it was given, if it is compiled."""
+        return self._compiled
+
+    @property
+    def slots(self) -> Mapping[Variable, Mapping[str, Variable]]:
+        """What the optimizer keeps for each weight."""
+        return self._slots
+
     def _make_heads(self) -> None:
         if self._compiled is not None:
             self.heads = make_heads(self._outputs.names, *self._compiled)
@@ -621,6 +645,25 @@ class Model(Layer):
         from .diagnose import diagnosed
 
         return diagnosed(self, x, y)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the whole model to one file: layers, weights, and its training so far, which `af.load_model` continues bit for
+        bit. Functions and classes of your own are in it by name. The file is replaced whole, or not at all."""
+        from .io import save_model
+
+        save_model(self, path)
+
+    def save_weights(self, path: str | PathLike[str]) -> None:
+        """Write the weights to a safetensors file."""
+        from .io import save_weights
+
+        save_weights(self, path)
+
+    def load_weights(self, path: str | PathLike[str]) -> None:
+        """Take the weights from a file of `save_weights` or `save`, in order. Nothing changes unless all of them fit."""
+        from .io import load_weights
+
+        load_weights(self, path)
 
     @property
     def step_counter(self) -> Variable:
