@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InvalidType, InvalidValue, explain
+from ..errors import InvalidValue, explain
 
 Array = np.ndarray[Any, Any]
 FORMAT, VERSION = "aforo", 1
@@ -23,14 +23,6 @@ class Archive:
     path: str
     config: dict[str, Any]
     arrays: dict[str, Array]
-
-
-def path_of(path: Any, fix: str) -> str:
-    """A path as text."""
-    try:
-        return os.fsdecode(path)
-    except TypeError:
-        raise InvalidType(explain("a file is given by its path.", received=repr(path), fix=fix)) from None
 
 
 def write(path: str, config: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:

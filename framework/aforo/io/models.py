@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from .. import device as devices
+from ..callbacks.recording import path_of
 from ..errors import InvalidState, InvalidType, InvalidValue, explain, located
 from ..graph import Variable
 from ..layers.layer import Layer
 from ..model import Model
 from ..specs import written
-from .archive import Archive, Array, damaged, path_of, read, write
+from .archive import Archive, Array, damaged, read, write
 from .describe import Writer
 from .remake import Reader, check_custom
 
