@@ -508,3 +508,25 @@ def test_a_weight_of_a_layer_outside_the_net_is_refused(tmp_path: Path) -> None:
     x = af.Input([6])
     with pytest.raises(af.Error, match=r"uses outside.kernel, whose layer it does not hold"):
         af.Model(x, x @ outside.kernel).save(tmp_path / "model.aforo")
+
+
+def test_recurrent_layers_are_layers_and_a_cycle_is_refused(tmp_path: Path) -> None:
+    af.set_seed(6)
+    x = af.Input([None, 3])
+    model = af.Model(x, af.Dense(2)(af.GRU(3)(af.LSTM(4, return_sequences=True)(x))))
+    model.compile("mse", af.Adam(0.01))
+    series = RNG.normal(size=(8, 5, 3))
+    model.fit(series, Y[:8], epochs=1, seed=1, verbose=0)
+    stacked = af.Sequential([af.Input([None, 3]), af.SimpleRNN(4), af.Dense(1)])  # type: ignore[list-item]
+    for each in (model, stacked):
+        each.save(tmp_path / "model.aforo")
+        again = af.load_model(tmp_path / "model.aforo")
+        assert np.array_equal(again.predict(series), each.predict(series))
+    back = af.Feedback([5])
+    state = af.Dense(5, activation="tanh")(af.Concatenate()([x, back]))
+    back.connect(state)
+    with pytest.raises(af.Error, match=r"cannot be saved whole: .* is neither an input(.|\n)*a net without af.Feedback"):
+        af.Model(x, af.Dense(2)(state)).save(tmp_path / "model.aforo")
+    cyclic = [af.Model(x, state) for _ in range(2)]
+    cyclic[0].save_weights(tmp_path / "w.safetensors")
+    cyclic[1].load_weights(tmp_path / "w.safetensors")

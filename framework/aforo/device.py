@@ -223,14 +223,15 @@ def write(variable: Variable, values: Array, target: Device) -> None:
     variable.device.backend.copy_in(contents(variable), values)
 
 
-def move(variables: list[Variable], target: Device) -> None:
+def move(variables: list[Variable], target: Device, sizes: Mapping[str, int]) -> None:
     """Move variables to a device, all or none: those that have no memory yet will get it there."""
     held = [v for v in variables if v.storage is not None and v.device is not target]
     arrived = []
     for variable in held:
-        view = strided(Layout.dense(variable.shape), variable.dtype, {})
-        storage = opened(target, value_bytes(variable.shape, variable.dtype, {}))
-        target.backend.copy_in(target.backend.view(storage, view), read(variable))
+        view = strided(Layout.dense(variable.shape), variable.dtype, sizes)
+        storage = opened(target, value_bytes(variable.shape, variable.dtype, sizes))
+        home = variable.device.backend
+        target.backend.copy_in(target.backend.view(storage, view), home.copy_out(home.view(variable.storage, view)))
         arrived.append(storage)
     for variable, storage in zip(held, arrived, strict=True):
         variable.storage, variable.array, variable.device = storage, None, target

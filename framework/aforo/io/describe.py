@@ -197,6 +197,7 @@ class Writer:
         forms = [mapped(form, place) for form in model.given_as(inputs, model.outputs)]
         return {
             "name": model.name,
+            "steps": model.steps,
             "inputs": [self._input(x.variable) for x in inputs],
             "records": described,
             "forms": [self.value(form, model.name) for form in forms],
@@ -246,7 +247,7 @@ def _cycle(model: Model, x: Tensor) -> InvalidType:
     return InvalidType(
         explain(
             f"model {model.name!r} cannot be saved whole: {x!r} is neither an input, nor a weight, nor computed from them.",
-            expected="an acyclic net",
+            expected="a net without af.Feedback",
             received=repr(x),
             fix="model.save_weights(path), and load_weights in a model made by the same code",
         )

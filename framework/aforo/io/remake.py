@@ -142,7 +142,7 @@ class Reader:
                 name, written = self.value(record["spelling"], at)
                 made.spelling = Spelling(name, tuple(written))
             at["records"].append([made])
-        return Model(*(self.value(form, at) for form in net["forms"]), name=net["name"])
+        return Model(*(self.value(form, at) for form in net["forms"]), steps=net["steps"], name=net["name"])
 
     def _tensor(self, place: Mapping[str, Any], at: Mapping[str, Any]) -> Tensor:
         ((kind, content),) = place.items()
