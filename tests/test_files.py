@@ -79,6 +79,7 @@ def test_training_goes_on_from_a_file_as_if_it_had_not_stopped(name: str, tmp_pa
     assert same(stopped, train(stack(OPTIMIZERS[name]()), 2))
 
 
+@pytest.mark.about_numpy  # the other process has no stand-in
 def test_training_goes_on_in_another_process(tmp_path: Path) -> None:
     train(stack(), 2).save(tmp_path / "model.aforo")
     np.savez(tmp_path / "data.npz", x=X, y=Y)
@@ -241,6 +242,22 @@ def test_two_functions_of_one_name_are_told_apart(tmp_path: Path) -> None:
     model.save(tmp_path / "model.aforo")
     again = af.load_model(tmp_path / "model.aforo", {"scaled": two, "dense_1.activation": three})
     assert np.array_equal(again.predict(X), model.predict(X))
+
+
+def test_losses_metrics_and_rates_of_ones_own_are_given_back(tmp_path: Path) -> None:
+    def rate(step: Any) -> Any:
+        return 0.1 / (1.0 + step)
+
+    top, loss = af.metrics.top_k(2), af.losses.Loss("ends", lambda y_true, y_pred: af.losses.mse.per_sample(y_true, y_pred))
+    model = af.Sequential([af.Dense(2, input_shape=[6])])
+    model.compile(loss, af.SGD(rate), [top, "mae"])
+    train(model, 1).save(tmp_path / "model.aforo")
+    again = af.load_model(tmp_path / "model.aforo", {"top_2": top, "ends": loss, "rate": rate})
+    assert same(train(again, 2, start=1), train(model, 2, start=1)) and again.metrics_names == ["loss", "top_2", "mae"]
+    with pytest.raises(af.Error, match=r"'ends' \(a loss\), 'top_2' \(a metric\), 'rate' \(a function\)"):
+        af.load_model(tmp_path / "model.aforo")
+    with pytest.raises(af.Error, match=r"custom_objects\['top_2'\] must be a metric"):
+        af.load_model(tmp_path / "model.aforo", {"top_2": rate, "ends": loss, "rate": rate})
 
 
 def test_a_class_that_has_changed_is_named(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from ..device import read
 from ..errors import InvalidType, InvalidValue, explain
 from ..graph import PARAMETERS, Tensor, Variable
 from ..layers.layer import Call, Layer, mapped
+from ..losses import Loss
+from ..metrics import Metric
 from ..model import Model
 from ..optimizers import Optimizer
 from ..schedules import Schedule
@@ -89,7 +91,7 @@ class Writer:
             return {"aforo": known}
         if isinstance(value, (Optimizer, Schedule)) or type(value) in CLASSES.values():
             return self._made(value, where)
-        if callable(value):
+        if callable(value) or isinstance(value, (Loss, Metric)):
             return {"custom": self._named(value, where)}
         raise refuse(where, f"an object of {type(value).__name__}")
 
@@ -103,7 +105,7 @@ class Writer:
         for name, known in self.custom.items():
             if known is thing:
                 return name
-        own = getattr(thing, "__name__", type(thing).__name__)
+        own = thing.name if isinstance(thing, (Loss, Metric)) else getattr(thing, "__name__", type(thing).__name__)
         name = where if own == "<lambda>" or own in self.custom else own
         while name in self.custom:
             name += "'"
@@ -252,3 +254,9 @@ def _cycle(model: Model, x: Tensor) -> InvalidType:
             fix="model.save_weights(path), and load_weights in a model made by the same code",
         )
     )
+
+
+def kind_of(thing: Any) -> str:
+    """What something of the user's is, in a word."""
+    kinds = ((type, "class"), (Loss, "loss"), (Metric, "metric"))
+    return next((word for kind, word in kinds if isinstance(thing, kind)), "function")

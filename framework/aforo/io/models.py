@@ -16,7 +16,7 @@ from ..layers.layer import Layer
 from ..model import Model
 from ..specs import written
 from .archive import Archive, Array, damaged, read, write
-from .describe import Writer
+from .describe import Writer, kind_of
 from .remake import Reader, check_custom
 
 
@@ -122,7 +122,7 @@ def save_model(model: Model, path: Any) -> None:
         config = {
             "model": number,
             "layers": writer.layers,
-            "custom": {each: "class" if isinstance(own, type) else "function" for each, own in writer.custom.items()},
+            "custom": {each: kind_of(own) for each, own in writer.custom.items()},
             "weights": list(weights),
             "training": training,
             "epochs_trained": model.epochs_trained,

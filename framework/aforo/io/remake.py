@@ -15,7 +15,7 @@ from ..sequential import Sequential
 from ..specs import Dim
 from ..topology import Input
 from .archive import Archive
-from .describe import parts
+from .describe import kind_of, parts
 from .known import named
 
 
@@ -45,7 +45,7 @@ def check_custom(archive: Archive, given: Any) -> dict[str, Any]:
             )
         )
     for name, kind in wanted.items():
-        if not callable(found[name]) or (kind == "class" and not isinstance(found[name], type)):
+        if kind_of(found[name]) != kind or (kind == "function" and not callable(found[name])):
             raise InvalidType(
                 explain(
                     f"custom_objects[{name!r}] must be a {kind}.",
