@@ -243,6 +243,25 @@ class Model(Compiled):
             print(report(made.folded))
         return made
 
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the whole model to one file: layers, weights, and its training so far, which `af.load_model` continues bit for
+        bit. Functions and classes of your own are in it by name. The file is replaced whole, or not at all."""
+        from .io import save_model
+
+        save_model(self, path)
+
+    def save_weights(self, path: str | PathLike[str]) -> None:
+        """Write the weights to a safetensors file."""
+        from .io import save_weights
+
+        save_weights(self, path)
+
+    def load_weights(self, path: str | PathLike[str]) -> None:
+        """Take the weights from a file of `save_weights` or `save`, in order. Nothing changes unless all of them fit."""
+        from .io import load_weights
+
+        load_weights(self, path)
+
     def compile_like(self, other: Model) -> None:
         """Compile another model with the same outputs for what this one is compiled for, with an optimizer of its own."""
         if self._compiled is not None and self.optimizer is not None:
