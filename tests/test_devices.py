@@ -432,3 +432,11 @@ def test_what_cannot_be_taken_or_handed_over_is_refused():
 def test_the_simulated_device_hands_nothing_over():
     with pytest.raises(ValueError, match=r"cannot be handed over(.|\n)*t\.to\(\"cpu\"\)"):
         np.from_dlpack(af.tensor([1.0], device="simulated"))
+
+
+@needs_compiler
+def test_a_count_of_the_rows_grows_within_the_bytes_it_was_rounded_up_to():
+    x = af.Input([1])
+    model = af.Model(x, x + af.ops.reshape(af.ops.iota(x.shape[0], "float32"), (x.shape[0], 1))).to("simulated")
+    for rows in (1, 7, 3, 9):
+        np.testing.assert_array_equal(model.predict(np.zeros((rows, 1)))[:, 0], np.arange(rows))
