@@ -36,17 +36,17 @@ def variable(values: Any, name: str = "x", role: str = STATE, dtype: str | None 
 
 
 class Runner:
-    """A graph on a device: write variables, run, read outputs and variables. `at` changes the batch but keeps the plan."""
+    """A graph on a device: write variables, run, read outputs and variables. `at` changes the sizes but keeps the plan."""
 
-    def __init__(self, graph: Graph, batch: int = 1, on: str = "cpu") -> None:
+    def __init__(self, graph: Graph, batch: int = 1, on: str = "cpu", time: int = 1) -> None:
         self.graph = graph
         self.workspace = Workspace(device(on))
         self.backend = self.workspace.device.backend
-        self.at(batch)
+        self.at(batch, time)
         self.plan = self.workspace.plans["test"]
 
-    def at(self, batch: int) -> Runner:
-        self.program: Program = self.workspace.program("test", batch, lambda: self.graph)
+    def at(self, batch: int, time: int = 1) -> Runner:
+        self.program: Program = self.workspace.program("test", batch, lambda: self.graph, time=time)
         return self
 
     def write(self, values: Mapping[Variable, Any]) -> Runner:

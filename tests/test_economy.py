@@ -485,7 +485,7 @@ def test_the_kinds_of_programs_that_run() -> None:
     trained(model, Way(20, 6), x, y, 20)
     assert set(model._workspace.plans) == {FIRST, NEXT, UPDATING}
     assert all(isinstance(program, Program) for program in model._workspace.programs.values())
-    assert {(kind, rows) for kind, rows, _ in model._workspace.programs} == {
+    assert {(kind, rows) for kind, rows, *_ in model._workspace.programs} == {
         (FIRST, 6), (NEXT, 6), (NEXT, 2), (NEXT, 1), (UPDATING, 1)
     }  # fmt: skip
 

@@ -355,3 +355,28 @@ def test_only_a_single_number_can_be_differentiated() -> None:
     assert "only a single number can be differentiated." in text
     assert "received: (2,)" in text
     assert "af.ops.sum(E)" in text
+
+
+SLICES: dict[str, tuple[Callable[[Tensor], Sequence[Tensor]], bool]] = {
+    "they fill it": (lambda x: [x[:, 2:], x[:, :2]], True),
+    "three of another axis": (lambda x: [x[1:2], x[:1], x[2:]], True),
+    "some is left out": (lambda x: [x[:, :2], x[:, 2:3]], False),
+    "they overlap": (lambda x: [x[:, :3], x[:, 2:]], False),
+    "one comes twice": (lambda x: [x[:, :2], x[:, 2:], x[:, :2]], False),
+    "every second": (lambda x: [x[:, ::2], x[:, 1::2]], False),
+    "corners": (lambda x: [x[:2, :2], x[:2, 2:], x[2:]], False),
+}
+
+
+@pytest.mark.parametrize("name", SLICES)
+def test_the_gradient_of_slices_is_put_together_where_they_fill_a_value(name: str) -> None:
+    look, fill = SLICES[name]
+
+    def function(x: Tensor) -> Tensor:
+        return total(weighted(part, i + 1) for i, part in enumerate(look(ops.sin(x))))
+
+    check_gradient(function, [rng.standard_normal((3, 4))])
+    x = leaf(variable(rng.standard_normal((3, 4))))
+    (g,) = gradient(function(x), [x])
+    used = {node.op for node in ancestors([g]) if node.place.phase == BACKWARD}
+    assert ("concatenate" in used, "pad" in used) == (fill, not fill)

@@ -80,6 +80,41 @@ def gated(weights: list[Array], x: Array) -> Array:
     return ACTIVATIONS["sigmoid"](x @ k1 + b1) * (x @ k2 + b2) * scale
 
 
+def rnn(weights: list[Array], x: Array, activation: Callable[[Array], Array] = np.tanh) -> Array:
+    kernel, recurrent, bias = weights
+    states = [np.zeros((len(x), len(recurrent)))]
+    for t in range(x.shape[1]):
+        states.append(activation(x[:, t] @ kernel + states[-1] @ recurrent + bias))
+    return np.stack(states[1:], 1)
+
+
+def gru(weights: list[Array], x: Array) -> Array:
+    """Gates in the order z, r, n."""
+    kernel, recurrent, bias = weights
+    sigmoid, n = ACTIVATIONS["sigmoid"], len(recurrent)
+    states = [np.zeros((len(x), n))]
+    for t in range(x.shape[1]):
+        h = states[-1]
+        a, b = x[:, t] @ kernel + bias[0], h @ recurrent + bias[1]
+        z, r = sigmoid(a[:, :n] + b[:, :n]), sigmoid(a[:, n : 2 * n] + b[:, n : 2 * n])
+        states.append(z * h + (1 - z) * np.tanh(a[:, 2 * n :] + r * b[:, 2 * n :]))
+    return np.stack(states[1:], 1)
+
+
+def lstm(weights: list[Array], x: Array) -> Array:
+    """Gates in the order i, f, o, g."""
+    kernel, recurrent, bias = weights
+    sigmoid, n = ACTIVATIONS["sigmoid"], len(recurrent)
+    h, c = np.zeros((2, len(x), n))
+    states = []
+    for t in range(x.shape[1]):
+        i, f, o, g = np.split(x[:, t] @ kernel + h @ recurrent + bias, 4, axis=1)
+        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+        h = sigmoid(o) * np.tanh(c)
+        states.append(h)
+    return np.stack(states, 1)
+
+
 @dataclass(frozen=True)
 class Case:
     """A layer and what it computes: `predicts` and, where that differs, `trains`, from (weights, *inputs)."""
@@ -140,12 +175,25 @@ CASES: dict[str, Case] = {
     "Lambda of two": Case(
         lambda **o: af.Lambda(lambda x: x[0] * af.ops.exp(x[1]), **o), ((4,), (1,)), (4,), lambda w, a, b: a * np.exp(b)
     ),
+    "SimpleRNN": Case(lambda **o: af.SimpleRNN(5, **o), ((3, 4),), (5,), lambda w, x: rnn(w, x)[:, -1], weights=3),
+    "SimpleRNN backwards": Case(
+        lambda **o: af.SimpleRNN(5, "sigmoid", return_sequences=True, go_backwards=True, **o),
+        ((3, 4),),
+        (3, 5),
+        lambda w, x: rnn(w, x[:, ::-1], ACTIVATIONS["sigmoid"])[:, ::-1],
+        weights=3,
+    ),
+    "GRU": Case(lambda **o: af.GRU(5, return_sequences=True, **o), ((3, 4),), (3, 5), lambda w, x: gru(w, x), weights=3),
+    "LSTM": Case(lambda **o: af.LSTM(5, return_sequences=True, **o), ((3, 4),), (3, 5), lambda w, x: lstm(w, x), weights=3),
+    "LSTM without bias": Case(
+        lambda **o: af.LSTM(5, use_bias=False, **o), ((3, 4),), (5,), lambda w, x: lstm([*w, 0.0], x)[:, -1], weights=2
+    ),
     "a layer with layers inside": Case(lambda **o: Gated(5, **o), ((4,),), (5,), gated, weights=5),
 }
 every_layer = pytest.mark.parametrize("name", CASES)
 LAYERS = {
     "Dense", "Activation", "Dropout", "Flatten", "Reshape", "Concatenate", "Add", "Multiply", "BatchNormalization",
-    "LayerNormalization", "Embedding", "Lambda",
+    "LayerNormalization", "Embedding", "Lambda", "SimpleRNN", "GRU", "LSTM",
 }  # fmt: skip
 
 

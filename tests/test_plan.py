@@ -816,3 +816,21 @@ def test_a_fault_is_reported_with_its_step_and_the_steps_around_it() -> None:
     assert text.startswith("the plan is not sound: step ")
     assert "reads value" in text
     assert "arena+" in text
+
+
+def test_a_part_of_a_larger_value_is_copied_to_a_variable_and_never_computed_there() -> None:
+    """The first values of something are dense too, but the whole of it would not fit."""
+    x, w, s = variable(np.arange(10.0)), variable(np.zeros(4), "w"), variable(np.ones(4), "s")
+    whole = ops.exp(leaf(x) * 0.1)
+    later = ops.sin(leaf(x))[:4] * leaf(s)
+    graph = merge(Graph({}, {w: whole[:4], s: later}))
+    runner = Runner(graph)
+    runner.run()
+    np.testing.assert_allclose(runner.value(w), np.exp(np.arange(10.0) * 0.1)[:4], rtol=1e-14)
+    np.testing.assert_allclose(runner.value(s), np.sin(np.arange(10.0))[:4], rtol=1e-14)
+    plan = runner.plan
+    (number,) = [i for i, step in enumerate(plan.steps) if step.op == "exp"]
+    values = list(plan.values)
+    wrong = plan.steps[number].writes[0].value
+    values[wrong] = replace(values[wrong], offset=None, variable=w)
+    refused(replace(plan, values=tuple(values)), "writes beyond")

@@ -126,7 +126,10 @@ class NumpyBackend:
         ufunc = getattr(np, instruction.op, None)
         if not isinstance(ufunc, np.ufunc):
             raise LookupError(f"the NumPy backend has no kernel for {instruction.op!r}")
-        return partial(ufunc, *map(_unbroadcast, inputs), out=output)
+        operands = tuple(map(_unbroadcast, inputs))
+        if instruction.op in _NAMED_OUT:
+            return partial(ufunc, *operands, out=output)
+        return partial(ufunc, *operands, output)
 
     def program(self, calls: Sequence[Call]) -> Callable[[], None]:
         calls = tuple(calls)
@@ -152,6 +155,10 @@ class NumpyBackend:
         return self.opened
 
 
+# By position an output is quicker; these two will not take it so.
+_NAMED_OUT = ("maximum", "minimum")
+
+
 def _unbroadcast(array: Array) -> Array:
     """Drop leading broadcast axes: NumPy restores them, and its loops are quicker on the smaller array."""
     while array.ndim and array.strides[0] == 0:
@@ -167,25 +174,30 @@ def _reduction(ufunc: np.ufunc) -> Callable[[Instruction, Sequence[Array], Array
 
 
 # np.dot starts sooner, np.matmul keeps both threads busy; they cross at about this many multiply-adds.
-_SMALL_PRODUCT = 40_000
+_SMALL_PRODUCT = 600_000
 
 
 def _matmul(instruction: Instruction, inputs: Sequence[Array], output: Array) -> Call:
     a, b = inputs
     if a.ndim == 2 and output.flags.c_contiguous and (len(a) == 1 or output.size * a.shape[1] <= _SMALL_PRODUCT):
         return partial(np.dot, a, b, output)
-    return partial(np.matmul, a, b, out=output)
+    return partial(np.matmul, a, b, output)
+
+
+# 1 as an array without axes: quicker than a number of Python's. It lies in a bytes object, no array of a model's.
+_ONE = {name: np.frombuffer(np.ones(1, name).tobytes(), name).reshape(()) for name in ("float32", "float64")}
 
 
 def _logistic(instruction: Instruction, inputs: Sequence[Array], output: Array) -> Call:
     # 1 / (1 + exp(-x)): for a large negative x the exponential is inf and the result a true 0.
     (x,) = inputs
     negative, exp, add, reciprocal = np.negative, np.exp, np.add, np.reciprocal
+    one = _ONE[output.dtype.name]
 
     def run() -> None:
         negative(x, output)
         exp(output, output)
-        add(output, 1.0, output)
+        add(output, one, output)
         reciprocal(output, output)
 
     return run

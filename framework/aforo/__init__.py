@@ -11,6 +11,8 @@ from .errors import Error
 from .evaluate import from_dlpack, grad, tensor
 from .graph import Tensor
 from .layers import (
+    GRU,
+    LSTM,
     Activation,
     Add,
     BatchNormalization,
@@ -24,10 +26,12 @@ from .layers import (
     LayerNormalization,
     Multiply,
     Reshape,
+    SimpleRNN,
 )
 from .model import Model
 from .optimizers import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
 from .random import set_seed
+from .recurrence import Feedback
 from .sequential import Sequential
 from .topology import Input
 
@@ -37,10 +41,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "SGD", "Activation", "Adagrad", "Adam", "AdamW", "Add", "BatchNormalization", "Concatenate", "Dense", "Dropout",
-    "Embedding", "Error", "Flatten", "Input", "Lambda", "Layer", "LayerNormalization", "Model", "Multiply", "Optimizer",
-    "RMSprop", "Reshape", "Sequential", "Tensor", "callbacks", "datasets", "devices", "from_dlpack", "grad", "initializers",
-    "losses", "memory", "metrics", "ops", "optimizers", "regularizers", "schedules", "set_seed", "tensor",
+    "GRU", "LSTM", "SGD", "Activation", "Adagrad", "Adam", "AdamW", "Add", "BatchNormalization", "Concatenate", "Dense",
+    "Dropout", "Embedding", "Error", "Feedback", "Flatten", "Input", "Lambda", "Layer", "LayerNormalization", "Model",
+    "Multiply", "Optimizer", "RMSprop", "Reshape", "Sequential", "SimpleRNN", "Tensor", "callbacks", "datasets", "devices",
+    "from_dlpack", "grad", "initializers", "losses", "memory", "metrics", "ops", "optimizers", "regularizers", "schedules",
+    "set_seed", "tensor",
 ]  # fmt: skip
 
 _LATER = ("datasets", "memory")  # loaded at their first use, to keep the import short

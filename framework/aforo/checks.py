@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from .errors import InvalidType, InvalidValue, explain
 from .graph import Variable
 from .losses import CLASSES, Loss
 from .settings import number
-from .specs import FLOATS, INTEGERS, Dim, Shape, written
+from .specs import FLOATS, INTEGERS, TIME, Dim, Shape, fits, written
 
 Array = np.ndarray[Any, Any]
 
@@ -89,10 +89,19 @@ def _ragged(data: Any) -> str:
 
 def check_rows(array: Array, shape: Shape, what: str, other: str) -> None:
     """The shape of a batch: any number of rows, each of the sizes after the first of `shape`. other: what would fit instead."""
-    if array.shape[1:] == shape[1:] and array.ndim == len(shape) and len(array):
-        return
     name = in_code(what)
     expected = "(n, " + ", ".join(map(str, shape[1:])) + ")" if len(shape) > 1 else "(n,)"
+    if array.ndim == len(shape) and fits(array.shape[1:], shape[1:]) and len(array):
+        if not array.size:
+            raise InvalidValue(
+                explain(
+                    f"{what} holds sequences of length 0.",
+                    expected=f"shape {expected}, time at least 1",
+                    received=written(array.shape),
+                    fix=f"print({name}.shape) where it is made: a window may be longer than the data",
+                )
+            )
+        return
     if array.ndim and not len(array):
         raise InvalidValue(
             explain(
@@ -182,7 +191,7 @@ def as_targets(data: Any, shape: Shape, dtype: str, loss: Loss, head: Shape, wha
         return _as_classes(array, shape, dtype, head, what)
     if array.ndim == len(shape) - 1 and shape[-1] == 1:
         array = array[..., None]
-    if array.shape[1:] != shape[1:] and len(array):
+    if not fits(array.shape[1:], shape[1:]) and len(array):
         _explain_targets(array, shape, loss, head, what)
     check_rows(array, shape, what, "a head of one unit: af.Dense(1)")
     check_finite(array, dtype, what)
@@ -252,7 +261,7 @@ def _as_classes(array: Array, shape: Shape, dtype: str, head: Shape, what: str) 
     assert not isinstance(classes, Dim)
     if array.ndim == len(shape) + 1 and array.shape[-1] == 1:
         array = array[..., 0]
-    if array.ndim == len(head) and array.shape[1:] == head[1:]:
+    if array.ndim == len(head) and fits(array.shape[1:], head[1:]):
         raise InvalidValue(
             explain(
                 f"{what} holds one-hot rows, but sparse_categorical_crossentropy takes class numbers.",
@@ -295,6 +304,26 @@ def _as_classes(array: Array, shape: Shape, dtype: str, head: Shape, what: str) 
     return as_whole(array, dtype)
 
 
+def sequence_length(columns: Sequence[tuple[Variable, Array]], steps: int | None) -> int:
+    """How many time steps the sequences have, all the same number; 1 where nothing has a time axis."""
+    lengths = [
+        (variable.name, array.shape[variable.shape.index(TIME)]) for variable, array in columns if TIME in variable.shape
+    ]
+    if steps is not None:
+        lengths.insert(0, ("the model", steps))
+    for name, length in lengths:
+        if length != lengths[0][1]:
+            raise InvalidValue(
+                explain(
+                    "the sequences differ in their number of time steps.",
+                    expected=f"{lengths[0][1]}, as in {lengths[0][0]}",
+                    received=f"{length} in {name}",
+                    fix="cut them, or pad them and give the layers a mask: layer(x, mask=mask)",
+                )
+            )
+    return lengths[0][1] if lengths else 1
+
+
 def check_same_rows(x: Array, y: Array, x_name: str = "x", y_name: str = "y") -> None:
     if x.shape[0] != (y.shape or (0,))[0]:
         raise InvalidValue(
@@ -307,18 +336,25 @@ def check_same_rows(x: Array, y: Array, x_name: str = "x", y_name: str = "y") ->
         )
 
 
-def sample_weights(sample_weight: Any, class_weight: Any, y: Array, loss: Loss, n: int, dtype: str) -> Array | None:
-    """One weight for each sample, from those given and from those of its class."""
+def sample_weights(
+    sample_weight: Any, class_weight: Any, y: Array, loss: Loss, n: int, dtype: str, time: int | None
+) -> Array | None:
+    """One weight for each sample, or for each of its time steps; from those given and from those of its class.
+
+    time: how many steps all outputs have, None if there is one without.
+    """
     if sample_weight is None and class_weight is None:
         return None
-    weights = np.ones(n, dtype)
+    weights: Array = np.ones(n, dtype)
     if sample_weight is not None:
         given = as_array(sample_weight, "sample_weight")
-        if given.shape != (n,):
+        if given.shape == (n, time):
+            weights = np.ones((n, time), dtype)
+        elif given.shape != (n,):
             raise InvalidValue(
                 explain(
                     "sample_weight holds one weight for each sample.",
-                    expected=f"shape ({n},)",
+                    expected=f"shape ({n},)" + f", or ({n}, {time}) for each time step" * (time is not None),
                     received=written(given.shape),
                     fix="sample_weight=np.ones(len(x))",
                 )
@@ -337,7 +373,7 @@ def sample_weights(sample_weight: Any, class_weight: Any, y: Array, loss: Loss, 
     if class_weight is not None:
         labels = _classes(y, loss)
         for label, weight in _checked_class_weight(class_weight, labels).items():
-            weights[labels == label] *= weight
+            weights[labels == label] *= weight  # of a sample: for all its steps
     return weights
 
 

@@ -56,6 +56,9 @@ def _add_plan(commands: Any) -> None:
     parser.add_argument("build", metavar="model.py:build", help="a function in a file: build(width) -> compiled model")
     parser.add_argument("--batch", type=_sizes, default=(32,), metavar="32,64", help="batch sizes (32)")
     parser.add_argument("--width", type=_sizes, metavar="256,512", help="widths; without it, build() is called")
+    parser.add_argument(
+        "--length", type=_sizes, metavar="100,1000", help="time steps of models of sequences; several: no widths"
+    )
     parser.add_argument("--device", metavar="NAME", help="where it would run, e.g. cuda; the model's own by default")
     parser.add_argument("--budget", metavar="24GiB", help='bytes, or e.g. "24GiB" (binary) or "24GB" (decimal)')
     parser.add_argument("--prediction", action="store_true", help="plan predictions instead of training steps")
@@ -70,9 +73,10 @@ def _plan(options: argparse.Namespace) -> int:
 
     with redirect_stdout(sys.stderr):  # what the file prints is no part of the answer
         build = _checked(_loaded(options.build), options.build, options.width is not None)
-        found = sweep(
-            build, options.batch, options.width, options.device, training=not options.prediction, budget=options.budget
-        )
+        time: tuple[int, ...] = options.length or ()
+        lengths = {"length": time[0]} if len(time) == 1 else {"lengths": time} if time else {}
+        choices = {"training": not options.prediction, "budget": options.budget, **lengths}
+        found = sweep(build, options.batch, options.width, options.device, **choices)
     if options.html:
         found.to_html(options.html)
     if options.csv:
@@ -89,9 +93,9 @@ def _plan(options: argparse.Namespace) -> int:
 
 def _verdict(found: Sweep, budget: int) -> str:
     over = [
-        (each.total_bytes, f"b = {batch_size}" + (f", n = {width}" if width is not None else ""))
+        (each.total_bytes, f"b = {batch_size}" + (f", {found.symbol} = {size}" if size is not None else ""))
         for batch_size, row in zip(found.batch_sizes, found.reports, strict=True)
-        for width, each in zip(found.widths or (None,), row, strict=True)
+        for size, each in zip(found.columns or (None,), row, strict=True)
         if each.total_bytes > budget
     ]
     if not over:

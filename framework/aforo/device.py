@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -99,20 +100,26 @@ class DeviceFull(InvalidState):
     """A device has no room."""
 
 
-def opened(target: Device, nbytes: int) -> Storage:
-    """A new storage on the device."""
+@contextmanager
+def roomy(name: str, what: str) -> Iterator[None]:
+    """If the device has no room for what is made inside, say so."""
     try:
-        return target.backend.open(nbytes)
+        yield
     except aforo_backends.OutOfMemory:
-        free = target.backend.free()
+        free = device(name).backend.free()
         raise DeviceFull(
             explain(
-                f"{target} has no room for {nbytes:,} bytes.",
-                expected="as many bytes in one piece",
+                f"{name} has no room for {what}.",
                 received=None if free is None else f"{free:,} bytes that are free",
                 fix="a smaller batch, or fewer models and tensors on this device",
             )
         ) from None
+
+
+def opened(target: Device, nbytes: int) -> Storage:
+    """A new storage on the device."""
+    with roomy(target.name, f"{nbytes:,} bytes"):
+        return target.backend.open(nbytes)
 
 
 def strided(layout: Layout, dtype: str, sizes: Mapping[str, int], base: int = 0) -> View:
@@ -223,15 +230,18 @@ def write(variable: Variable, values: Array, target: Device) -> None:
     variable.device.backend.copy_in(contents(variable), values)
 
 
-def move(variables: list[Variable], target: Device) -> None:
+def move(variables: list[Variable], target: Device, sizes: Mapping[str, int]) -> None:
     """Move variables to a device, all or none: those that have no memory yet will get it there."""
     held = [v for v in variables if v.storage is not None and v.device is not target]
     arrived = []
     for variable in held:
-        view = strided(Layout.dense(variable.shape), variable.dtype, {})
-        storage = opened(target, value_bytes(variable.shape, variable.dtype, {}))
-        target.backend.copy_in(target.backend.view(storage, view), read(variable))
+        view = strided(Layout.dense(variable.shape), variable.dtype, sizes)
+        storage = opened(target, value_bytes(variable.shape, variable.dtype, sizes))
+        home = variable.device.backend
+        target.backend.copy_in(target.backend.view(storage, view), home.copy_out(home.view(variable.storage, view)))
         arrived.append(storage)
     for variable, storage in zip(held, arrived, strict=True):
-        variable.storage, variable.array, variable.device = storage, None, target
+        variable.storage, variable.array = storage, None
+    for variable in variables:
+        variable.device = target
     Generation.current += bool(held)

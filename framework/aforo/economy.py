@@ -17,7 +17,7 @@ from .graph import FORWARD, LOSS, Graph
 from .plan import Plan, make_plan, owned_bytes
 from .program import WHOLE
 from .recompute import kept_bytes, least_bytes
-from .specs import Dim, at
+from .specs import Dim, at, sizes_of
 from .steps import EVALUATION, FIRST, NEXT, TRAINING, UPDATING, Way
 from .tables import bytes_written
 
@@ -69,10 +69,11 @@ class Choice:
 
 @dataclass(frozen=True)
 class Data:
-    """How many rows fit goes through, and how many it validates with; None: not known."""
+    """How many rows fit goes through, and how many it validates with; None: not known. time: steps of its sequences."""
 
     rows: int | None = None
     validation_rows: int = 0
+    time: int = 1
 
 
 _UNKNOWN = Data()
@@ -170,12 +171,12 @@ class _Search:
     def recomputation(self, rows: int) -> Way | None:
         """The most forward values kept that fit, in micro-batches of that many rows (0: none)."""
         way = Way(self.batch, rows)
-        sizes = {"batch": rows or self.batch}
+        sizes = sizes_of(rows or self.batch, self.data.time)
         graph = self.model.graph(NEXT if rows else TRAINING, self.weighted)
         low, high = least_bytes(graph, sizes), kept_bytes(graph, sizes)
 
         def keeping(limit: int) -> Way:
-            return Way(way.batch, way.rows, limit)
+            return Way(way.batch, way.rows, limit, self.data.time)
 
         if low >= high or not self.fits(keeping(low)):
             return None
@@ -194,8 +195,8 @@ class _Search:
         ends = [Way(self.batch, 1)] if self.batch > 1 else []
         for rows in (0, 1) if self.batch > 1 else (0,):
             kind = NEXT if rows else TRAINING
-            limit = least_bytes(self.model.graph(kind, self.weighted), {"batch": rows or self.batch})
-            ends.append(Way(self.batch, rows, limit))
+            limit = least_bytes(self.model.graph(kind, self.weighted), sizes_of(rows or self.batch, self.data.time))
+            ends.append(Way(self.batch, rows, limit, self.data.time))
         needed, way = min(((self._owned(way, self.kinds(way)), way) for way in [Way(), *ends]), key=lambda each: each[0])
         how = ["micro-batches of one row"] * bool(way.rows) + ["activations computed again"] * (way.kept is not None)
         raise InvalidValue(
@@ -230,7 +231,7 @@ class _Search:
         from .memory.data import held_data
 
         rows, rest = self.data.rows, self.data.validation_rows
-        held = held_data(self.model, self.device, way.rows or self.batch, rows, rest, self.weighted)
+        held = held_data(self.model, self.device, way.rows or self.batch, rows, rest, self.weighted, self.data.time)
         return sum(each.nbytes for each in held if each.where == str(self.device))
 
     def plans(self, way: Way) -> dict[str, Plan]:
@@ -242,13 +243,13 @@ class _Search:
         return [EVALUATION] * bool(self.validation) + ([NEXT, UPDATING, FIRST] if way.rows else [TRAINING])
 
     def _plan(self, kind: str, way: Way) -> Plan:
-        sizes = {"batch": way.rows or self.batch}
+        sizes = sizes_of(way.rows or self.batch, self.data.time)
         if kind in (FIRST, NEXT):
             sizes[WHOLE] = self.batch
         elif kind == UPDATING:
-            way, sizes = Way(), {"batch": 1}
+            way, sizes = Way(), sizes_of(1)
         elif kind == EVALUATION:
-            way, sizes = Way(), {"batch": min(way.rows or self.validation, self.validation)}
+            way, sizes = Way(), sizes_of(min(way.rows or self.validation, self.validation), self.data.time)
         key = kind, way, sizes["batch"]
         if key not in self._plans:
             graph = way.graph(self.model.graph(kind, self.weights.get(kind, self.weighted)), kind)
@@ -258,10 +259,10 @@ class _Search:
     def runs(self, way: Way) -> Iterator[tuple[Plan, dict[str, int], int]]:
         """The plans of one step, at which sizes and how often each runs."""
         if not way.rows:
-            yield self._plan(TRAINING, way), {"batch": self.batch}, 1
+            yield self._plan(TRAINING, way), sizes_of(self.batch, self.data.time), 1
             return
         count, rest = divmod(self.batch, way.rows)
-        sizes = {"batch": way.rows, WHOLE: self.batch}
+        sizes = sizes_of(way.rows, self.data.time) | {WHOLE: self.batch}
         yield self._plan(FIRST, way), sizes, 1
         yield self._plan(NEXT, way), sizes, count - 1
         if rest:

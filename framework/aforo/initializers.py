@@ -75,6 +75,14 @@ def random_normal(shape: tuple[int, ...], dtype: str, rng: np.random.Generator) 
     return _normal(shape, dtype, rng, 0.05)
 
 
+def orthogonal(shape: tuple[int, ...], dtype: str, rng: np.random.Generator) -> Array:
+    """Orthonormal rows, or columns where there are fewer of these: Saxe et al. (2014)."""
+    rows, columns = prod(shape[:-1]), shape[-1]
+    q, r = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))
+    q *= np.sign(np.diagonal(r))
+    return (q if rows >= columns else q.T).reshape(shape).astype(dtype)
+
+
 def zeros(shape: tuple[int, ...], dtype: str, rng: np.random.Generator) -> Array:
     """All zeros."""
     return np.zeros(shape, dtype)
@@ -89,7 +97,7 @@ KNOWN: dict[str, Initializer] = {
     function.__name__: function
     for function in (
         glorot_uniform, glorot_normal, he_uniform, he_normal, lecun_uniform, lecun_normal, random_uniform, random_normal,
-        zeros, ones,
+        orthogonal, zeros, ones,
     )
 }  # fmt: skip
 

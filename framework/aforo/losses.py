@@ -15,7 +15,7 @@ from .errors import InvalidType, InvalidValue, explain, located, unknown_name
 from .graph import Tensor
 from .ops.composed import one_hot, shifted
 from .ops.elementwise import as_tensor
-from .specs import INTEGERS, Shape, written
+from .specs import INTEGERS, Shape, count, written
 
 VALUES, CLASSES, ANY = "values", "classes", "any"
 _SMALLEST = 1e-7  # probabilities that did not come from a softmax or a sigmoid are kept this far from 0 and 1
@@ -38,6 +38,12 @@ class Loss:
         y_true = as_tensor(y_true, y_pred.dtype)
         self.check(y_true, y_pred)
         return ops.mean(self.per_sample(y_true, y_pred))
+
+    def per_step(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """(batch, time, …) -> (batch, time): each time step as a sample of its own."""
+        rows, steps = y_pred.shape[:2]
+        each = self.per_sample(_as_rows(y_true), _with_logits(y_pred, _as_rows))
+        return ops.reshape(each, (rows, steps))
 
     def target_spec(self, y_pred: Tensor) -> tuple[Shape, str]:
         """Shape and dtype of the targets that go with these predictions."""
@@ -80,6 +86,20 @@ def logits_of(y_pred: Tensor, function: str) -> Tensor | None:
         return y_pred.inputs[0] if y_pred.op == "logistic" else None
     spelling = y_pred.spelling
     return spelling.inputs[0] if spelling is not None and spelling.name == function else None
+
+
+def _as_rows(x: Tensor) -> Tensor:
+    """(batch, time, …) -> (batch · time, …)"""
+    return ops.reshape(x, (count(x.shape[:2]), *x.shape[2:]))
+
+
+def _with_logits(y_pred: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """The function of probabilities, computed from the logits where they are known, so that the loss knows these too."""
+    for name, activation in (("softmax", ops.softmax), ("sigmoid", ops.sigmoid)):
+        z = logits_of(y_pred, name)
+        if z is not None:
+            return activation(function(z))
+    return function(y_pred)
 
 
 _SIGMOID_HEAD = 'af.Dense(1, activation="sigmoid") with loss="binary_crossentropy"'

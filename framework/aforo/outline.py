@@ -17,6 +17,7 @@ from .layers import Activation, Add, BatchNormalization, Concatenate, Dense, Dro
 from .layers.activation import KNOWN
 from .layers.layer import Call, Layer, flattened, mapped
 from .ops.elementwise import scalar_source
+from .recurrence import Feedback, Start
 from .specs import Dim, Shape
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ DENSE, EACH, JOIN, MIXED = "dense", "each", "join", "mixed"
 
 _SYMBOLS = {
     "kernel": "W", "bias": "B", "gamma": "γ", "beta": "β", "moving_mean": "μ", "moving_variance": "v", "embeddings": "V",
-    "recurrent_kernel": "U",
+    "recurrent_kernel": "U", "initial_state": "s",
 }  # fmt: skip
 _LETTERS: dict[type[Layer], str] = {Concatenate: "c", Add: "s", Multiply: "m", Dropout: "d", Flatten: "r", Reshape: "r"}
 _SIGNS = {"add": "+", "subtract": "−", "multiply": "⊙", "divide": "/", "matmul": "·"}
@@ -65,7 +66,7 @@ class Step:
     function    how it is written over an arrow
     links       how units hang together: "dense" (through a kernel), "each" (one to one), "join" (one to one, one input after
                 the other), "mixed" (all with all)
-    late        whether what it gives is what it was given one time step ago
+    late        whether what it gives is what it was given one time step ago; `start` is what that was at first, if not zeros
     """
 
     name: str
@@ -79,6 +80,8 @@ class Step:
     parameters: int = 0
     kernel: Parameter | None = None
     late: bool = False
+    feedback: Feedback | None = None
+    start: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -119,9 +122,9 @@ def weight_name(weight: Parameter, number: int) -> str:
 def numbered(layers: list[Layer]) -> dict[int, int]:
     """The number of each layer that has weights, by identity: that of W1, B1, t1."""
     found: dict[int, int] = {}
-    for layer in layers:
-        if layer.weights and id(layer) not in found:
-            found[id(layer)] = len(found) + 1
+    for starts in (False, True):  # states to start from count for themselves
+        own = [layer for layer in dict.fromkeys(layers) if layer.weights and isinstance(layer, Start) is starts]
+        found.update((id(layer), number) for number, layer in enumerate(own, 1))
     return found
 
 
@@ -152,7 +155,7 @@ class _Builder:
         self.steps: list[Step] = []
         self.where: dict[int, int] = {}  # the value a tensor stands for, by the tensor's identity
         self.names: Counter[str] = Counter()
-        self.feedbacks: list[Tensor] = []
+        self.feedbacks: list[Feedback] = []
         self.output_names: dict[int, str] = {}
 
     def value(self, name: str, tensor: Tensor, symbolic: Tensor | None = None) -> int:
@@ -167,19 +170,22 @@ class _Builder:
     def known(self, value: Any) -> tuple[int, ...]:
         tensors = flattened(value)
         for x in tensors:
-            if id(x) not in self.where and getattr(x, "connected", None) is not None:
+            if id(x) not in self.where and isinstance(x, Feedback):
                 self.feedbacks.append(x)
-                self.value("", x if not self.again else leaf(x.variable), x)
+                self.value("", x, x)
         return tuple(self.where[id(x)] for x in tensors if id(x) in self.where)
 
     def close(self) -> None:
         """Say what each feedback is one step late, now that all values are there."""
         for x in self.feedbacks:
-            (source,) = self.known(x.connected)  # type: ignore[attr-defined]
+            assert x.connected is not None
+            (source,) = self.known(x.connected)
             place, given = self.where[id(x)], x.variable.name
             name = f"{self.values[source].name}(t−1)" if given == "Feedback" else given
             self.values[place] = replace(self.values[place], name=name)
-            self.steps.append(Step(name, "Feedback", "one step late", (source,), (place,), EACH, late=True))
+            start = None if x.initial_state is None else self.current(x.initial_state)
+            step = Step(name, "Feedback", "one step late", (source,), (place,), EACH, late=True, feedback=x, start=start)
+            self.steps.append(step)
 
     def letter(self, layer: Layer, inputs: tuple[int, ...]) -> str:
         if id(layer) in self.numbers:
@@ -204,6 +210,9 @@ class _Builder:
 
     def call(self, call: Call) -> None:
         layer, made = call.layer, self.made(call)
+        if isinstance(layer, Start):  # no step: it is a weight
+            self.now.update((id(out), own) for out, own in zip(call.outputs, made, strict=True))
+            return
         inputs = self.known(list(call.inputs))
         number = self.numbers.get(id(layer), 0)
         weights = tuple((weight_name(w, number), tuple(map(int, w.shape))) for w in layer.weights)

@@ -11,12 +11,13 @@ import numpy as np
 from . import device as devices
 from . import ops
 from .collector import uncollected
+from .errors import InvalidState, explain
 from .gradient import gradient
 from .graph import BATCH, LOSS, STATE, Graph, Tensor, Variable, ancestors, leaf, merge, tracing, within
 from .layers.context import Context, collecting
-from .outline import Outline, outline
+from .outline import Outline, Step, outline
 from .program import Workspace
-from .specs import FLOATS
+from .specs import FLOATS, at, sizes_of
 
 if TYPE_CHECKING:
     from .model import Model
@@ -26,10 +27,26 @@ Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
+class Late:
+    """A value that is another one a time step ago: `leaf` where it is read, `source` where it is made.
+
+    slope: a leaf for the derivative that comes back from the next step. start: what the value is at the first step; first: a
+    leaf for the derivative that comes back to that.
+    """
+
+    leaf: Tensor
+    source: Tensor
+    slope: Tensor
+    start: Tensor | None
+    first: Tensor
+
+
+@dataclass(frozen=True)
 class Probe:
     """A model traced once more, with a name for each value.
 
-    error: the mean loss and the penalties, if the model is compiled; targets: what it compares with, one for each output
+    error: the mean loss and the penalties, if the model is compiled; targets: what it compares with, one for each output.
+    A model with cycles is traced over whole sequences, with its late values as leaves: numbers are put into them step by step.
     """
 
     model: Model
@@ -38,26 +55,69 @@ class Probe:
     losses: tuple[Tensor, ...]
     penalties: tuple[Tensor, ...]
     error: Tensor | None
+    late: tuple[Late, ...] = ()
 
     def derivatives(self, wanted: Sequence[Tensor]) -> dict[int, Tensor]:
         """The derivative of the error by each of these that it depends on, by identity."""
         if self.error is None:
             return {}
-        reached = {id(node) for node in ancestors([self.error])}
-        found = {id(x): x for x in wanted if id(x) in reached and x.dtype in FLOATS}
-        return dict(zip(found, gradient(self.error, list(found.values())), strict=True))
+        with tracing():
+            error = self.error
+            for each in self.late:  # the error of later steps, as far as it comes through what is late
+                error = error + ops.sum(each.source * each.slope)
+                if each.start is not None:
+                    error = error + ops.sum(ops.broadcast_to(each.start, each.first.shape) * each.first)
+            reached = {id(node) for node in ancestors([error])}
+            found = {id(x): x for x in wanted if id(x) in reached and x.dtype in FLOATS}
+            return dict(zip(found, gradient(error, list(found.values())), strict=True))
 
     def run(self, wanted: Mapping[str, Tensor], data: Batches) -> dict[str, Array]:
         """The numbers of these values for the data, as one batch."""
-        graph = merge(Graph(wanted, {}))
-        home = devices.device(self.model.device)
-        program = Workspace(home).program("probe", data.rows, lambda: graph)
+        leaves = [x for each in self.late for x in (each.slope, each.first)]
+        backward = {id(x) for x in leaves} & {id(node) for node in ancestors(wanted.values())}
+        slopes = self.derivatives([each.leaf for each in self.late]) if backward else {}
+        outputs = dict(wanted)
+        for i, each in enumerate(self.late):
+            outputs[f"late source {i}"] = each.source
+            if each.start is not None:
+                outputs[f"late start {i}"] = each.start
+            if id(each.leaf) in slopes:
+                outputs[f"late slope {i}"] = slopes[id(each.leaf)]
+        graph = merge(Graph(outputs, {}))
+        program = Workspace(devices.device(self.model.device)).program("probe", data.rows, lambda: graph, time=data.time)
+        put = program.backend.copy_in
         for variable, values in data.columns:
             if variable in program.slots:
-                program.backend.copy_in(program.slots[variable], np.ascontiguousarray(values, variable.dtype))
-        program.run()
-        program.backend.synchronize()
-        return {name: np.array(program.backend.copy_out(array)) for name, array in program.outputs.items()}
+                put(program.slots[variable], np.ascontiguousarray(values, variable.dtype))
+        leaves += [each.leaf for each in self.late]
+        sizes = sizes_of(data.rows, data.time)
+        fed = {x.variable: np.zeros(at(x.shape, sizes), x.dtype) for x in leaves if x.variable in program.slots}
+        while True:
+            for variable, values in fed.items():
+                put(program.slots[variable], values)
+            program.run()
+            program.backend.synchronize()
+            found = {name: np.array(program.backend.copy_out(array)) for name, array in program.outputs.items()}
+            now = {v: array for v, array in self._shifted(found).items() if v in fed}
+            if all(np.array_equal(fed[v], array, equal_nan=True) for v, array in now.items()):
+                return {name: found[name] for name in wanted}
+            fed |= now
+
+    def _shifted(self, found: Mapping[str, Array]) -> dict[Variable, Array]:
+        """Values one step later and derivatives one step earlier. Each round is right for one step more than the last."""
+        moved: dict[Variable, Array] = {}
+        for i, each in enumerate(self.late):
+            source = found[f"late source {i}"]
+            value = np.zeros_like(source)
+            value[:, 1:] = source[:, :-1]
+            value[:, 0] = found.get(f"late start {i}", 0.0)
+            moved[each.leaf.variable] = value
+            if f"late slope {i}" in found:
+                slope = np.zeros_like(source)
+                slope[:, :-1] = found[f"late slope {i}"][:, 1:]
+                moved[each.slope.variable] = slope
+                moved[each.first.variable] = found[f"late slope {i}"][:, 0]
+        return moved
 
 
 @uncollected
@@ -79,11 +139,29 @@ def probe(model: Model, training: bool, split: bool = True) -> Probe:
                 error = part if error is None else error + part
             targets.append(y_true)
             losses.append(loss)
+        late = [_late(found, step) for step in found.steps if step.late]
         if error is not None:
             with within(layer="loss", phase=LOSS):
                 for penalty in context.penalties:
                     error = error + penalty
-    return Probe(model, found, tuple(targets), tuple(losses), tuple(context.penalties), error)
+    return Probe(model, found, tuple(targets), tuple(losses), tuple(context.penalties), error, tuple(late))
+
+
+def _late(found: Outline, step: Step) -> Late:
+    (made,), (read,) = step.inputs, step.outputs
+    source, inside = found.values[made].tensor, found.values[read].tensor
+    assert source is not None and inside is not None and step.feedback is not None
+    if step.feedback.mask is not None or step.feedback.truncate:
+        raise InvalidState(
+            explain(
+                f"the numbers inside a cycle with a mask or truncated gradients cannot be shown: {step.feedback}.",
+                expected="a feedback without mask and truncate",
+                fix="the same model without them, and model.set_weights(…)",
+            )
+        )
+    slope = leaf(Variable("slope", source.shape, source.dtype, BATCH, owner="late"))
+    first = leaf(Variable("first", (source.shape[0], *source.shape[2:]), source.dtype, BATCH, owner="late"))
+    return Late(inside, source, slope, step.start, first)
 
 
 def first_rows(data: Batches, rows: int) -> Batches:

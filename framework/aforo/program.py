@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from aforo_backends.contract import ADDED_PRODUCT, Instruction, Storage
+from aforo_backends.contract import Storage
 
+from .binding import Binding
 from .device import Device, DeviceFull, Generation, fill, forget, grows, materialise, opened, strided
 from .graph import BATCH, Graph
-from .specs import Layout, at, value_bytes
+from .specs import Layout, sizes_of, value_bytes
 
 if TYPE_CHECKING:
-    from .plan import Constant, Operand, Plan
+    from .plan import Constant, Plan
 
 Sizes = Mapping[str, int]
 WHOLE = "whole batch"  # the size that stands for the rows of a batch of which a program sees a part
 _KEPT_PROGRAMS = 16
-PRODUCTS = ("matmul", ADDED_PRODUCT)
 
 
 class Program:
@@ -35,42 +35,12 @@ class Program:
         from .plan import Operand
 
         backend = device.backend
-        views: dict[tuple[int, Operand], Any] = {}
-        self._held: dict[int, Storage] = {}  # what it runs on stays while it may run
-
-        def located(operand: Operand) -> tuple[Storage, Any]:
-            value = plan.values[operand.value]
-            storage = arena
-            if value.variable is not None:
-                storage = value.variable.storage
-            elif value.constant is not None:
-                storage = constants[value.constant]
-            assert storage is not None
-            self._held[id(storage)] = storage
-            return storage, strided(operand.layout, value.dtype, sizes, value.offset or 0)
-
-        def array(operand: Operand) -> Any:
-            # One array a view: backends tell identical operands from overlapping ones by identity.
-            storage, view = located(operand)
-            return views.setdefault((id(storage), view), backend.view(storage, view))
-
-        calls = []
-        for step in plan.steps:
-            attributes = {key: at(value, sizes) for key, value in step.attributes.items()}
-            if tf32 and step.op in PRODUCTS:
-                attributes["tf32"] = True
-            instruction = Instruction(
-                step.op,
-                tuple(located(operand)[1] for operand in step.reads),
-                tuple(located(operand)[1] for operand in step.writes),
-                tuple(located(operand)[1] for operand in step.scratch),
-                attributes,
-            )
-            calls.append(backend.compile(instruction, *(list(map(array, o)) for o in (step.reads, step.writes, step.scratch))))
-        self.run = backend.program(calls)
-        self.outputs = {name: array(operand) for name, operand in plan.outputs.items()}
+        bound = Binding(plan, sizes, backend, arena, constants, tf32)
+        self._held = bound.held  # what it runs on stays while it may run
+        self.run = backend.program(bound.calls)
+        self.outputs = {name: bound.array(operand) for name, operand in plan.outputs.items()}
         self.slots = {
-            value.variable: array(Operand(i, Layout.dense(value.shape)))
+            value.variable: bound.array(Operand(i, Layout.dense(value.shape)))
             for i, value in enumerate(plan.values)
             if value.variable is not None and value.variable.role == BATCH
         }
@@ -103,7 +73,7 @@ class Workspace:
         self.arena_bytes = 0
         self.constants: dict[Constant, Storage] = {}
         self.plans: dict[str, Plan] = {}
-        self.programs: dict[tuple[str, int, int], Program] = {}
+        self.programs: dict[tuple[str, int, int, int], Program] = {}
         self.active: Program | None = None
         self._sized: dict[Constant, Any] = {}
         self._written: dict[Constant, int] = {}  # bytes of each constant that hold its values
@@ -114,11 +84,14 @@ class Workspace:
         """Bytes of the arena and the constants."""
         return sum(storage.nbytes for storage in (self.arena, *self.constants.values()) if storage is not None)
 
-    def program(self, kind: str, batch: int, graph: Callable[[], Graph], whole: int = 0) -> Program:
-        """The program of that kind, ready to run on a batch of that many rows. whole: of the batch that this is a part of."""
-        if (kind, batch, whole) not in self.programs or self._generation != Generation.current:
-            self._bind(kind, batch, graph, whole)
-        program = self.programs[kind, batch, whole]
+    def program(self, kind: str, batch: int, graph: Callable[[], Graph], whole: int = 0, time: int = 1) -> Program:
+        """The program of that kind, ready to run on a batch of that many rows, of that many time steps.
+
+        whole: rows of the batch that this is a part of.
+        """
+        if (kind, batch, whole, time) not in self.programs or self._generation != Generation.current:
+            self._bind(kind, sizes_of(batch, time) | ({WHOLE: whole} if whole else {}), graph)
+        program = self.programs[kind, batch, whole, time]
         if program is not self.active:
             program.activate(self._sized)
             self.active = program
@@ -129,15 +102,16 @@ class Workspace:
         arena = max(plan.arena_bytes for plan in plans.values())
         return self.arena_bytes <= arena and all(self.plans.get(kind) == plan for kind, plan in plans.items())
 
-    def _bind(self, kind: str, batch: int, graph: Callable[[], Graph], whole: int) -> None:
+    def _bind(self, kind: str, sizes: Sizes, graph: Callable[[], Graph]) -> None:
         from .plan import make_plan, verify  # loaded with the first plan: it is a quarter of the time of `import aforo`
 
-        sizes = {"batch": batch, WHOLE: whole} if whole else {"batch": batch}
         plan = self.plans.get(kind)
-        if plan is None or plan.sizes["batch"] < batch:
-            plan = self.plans[kind] = make_plan(graph(), self.device.profile, sizes)
+        if plan is None or not plan.holds(sizes):
+            known = plan.sizes if plan is not None and not plan.in_blocks else {}
+            largest = sizes_of(*(max(sizes[name], known.get(name, 0)) for name in ("batch", "time")))
+            plan = self.plans[kind] = make_plan(graph(), self.device.profile, {**sizes, **largest})
             self.programs = {key: bound for key, bound in self.programs.items() if key[0] != kind}
-        elif plan.sizes["batch"] != batch:
+        if any(plan.sizes[name] != sizes[name] for name in ("batch", "time")):
             verify(plan, sizes)
         if any(grows(variable, plan.sizes, self.device) for variable in plan.variables):
             self.programs.clear()  # they hold on to the smaller memory
@@ -155,7 +129,8 @@ class Workspace:
         if len(self.programs) >= _KEPT_PROGRAMS:
             self.programs.pop(next(iter(self.programs)))
         self.active = None
-        self.programs[kind, batch, whole] = Program(plan, sizes, self.device, self.arena, self.constants, self.tf32)
+        program = Program(plan, sizes, self.device, self.arena, self.constants, self.tf32)
+        self.programs[kind, sizes["batch"], sizes.get(WHOLE, 0), sizes["time"]] = program
 
     def _give_up(self, kind: str, plan: Plan) -> None:
         """Hold nothing of the size that had no room, so that a smaller batch finds all of it."""

@@ -11,7 +11,7 @@ from .graph import Tensor, Variable, leaf, tracing
 from .layers.config import checked
 from .layers.layer import Call, Layer, revertible
 from .model import Model
-from .specs import BATCH, FLOATS, Shape, as_dtype, as_shape, written
+from .specs import BATCH, FLOATS, TIME, Shape, Size, as_dtype, as_sample, written
 from .topology import Structure
 
 
@@ -46,7 +46,7 @@ class Sequential(Model):
     def get_config(self) -> dict[str, Any]:
         """Its name, its dtype, the shape of its input if that is known, and the class and configuration of each layer."""
         layers = [{"class": type(layer).__name__, "config": layer.get_config()} for layer in self._stack]
-        shape = list(self.inputs[0].shape[1:]) if self.inputs else None
+        shape = [None if size == TIME else size for size in self.inputs[0].shape[1:]] if self.inputs else None
         return {"name": self.name, "dtype": self.dtype, "input_shape": shape, "layers": layers}
 
     @classmethod
@@ -199,7 +199,7 @@ class Sequential(Model):
                 )
             )
         with revertible(self), tracing():
-            sizes = as_shape(input_shape[1:], "input_shape")
+            sizes = as_sample(input_shape[1:], "input_shape")
             self._set_input(sizes, getattr(self._stack[0], "input_dtype", self.dtype))
             for layer in self._stack:
                 self._stages.append(_single(layer, layer.forward(self._stages[-1])))
@@ -228,9 +228,9 @@ class Sequential(Model):
                         fix="print(len(x)) where x is made: a filter may have dropped every row",
                     )
                 )
-            self.build(array.shape)
+            self.build((None, None, *array.shape[2:]) if self._stack and self._stack[0].any_length else array.shape)
 
-    def replay(self, values: Sequence[Tensor]) -> list[Tensor]:
+    def replay(self, values: Sequence[Tensor], steps: Size = TIME) -> list[Tensor]:
         (x,) = values
         for layer in self._stack:
             x = _single(layer, layer.forward(x))

@@ -8,7 +8,7 @@ bytes: a narrow layer between two wide ones stays.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from .layers import Activation, BatchNormalization, Dense, Dropout, Flatten, Lay
 from .layers.activation import linear
 from .layers.layer import Call, flattened, mapped
 from .model import Model
+from .recurrence import Feedback, Start, needed
 from .sequential import Sequential
 from .specs import DTYPES, Shape
 from .tables import bytes_written
@@ -238,12 +239,16 @@ def _connected(model: Model, sources: Sequence[Tensor], records: Sequence[Call |
     for record in records:
         before = flattened(list(record.inputs)) if isinstance(record, Call) else list(record.inputs)
         readers.update(map(id, before))
+    late = _feedbacks(records)
+    readers.update(id(x) for each in late for x in needed(each))
     giver = {id(x): record for record in records if isinstance(record, Call) for x in record.outputs}
     now: dict[int, Tensor] = {}
     for x in sources:
         now[id(x)] = Input(x.shape[1:], x.dtype, x.variable.name)
 
     def current(x: Tensor) -> Tensor:
+        if isinstance(x, Feedback) and id(x) not in now:
+            now[id(x)] = _again(x, current)
         origin = x.variable.origin if x.op == "variable" else None
         return now.get(id(x), x if origin is None else leaf(origin))
 
@@ -264,6 +269,8 @@ def _connected(model: Model, sources: Sequence[Tensor], records: Sequence[Call |
             if record.spelling is not None:
                 again.spelling = Spelling(record.spelling.name, tuple(map(current, record.spelling.inputs)))
             now[id(record)] = again
+        elif isinstance(record.layer, Start):
+            continue  # made anew with its feedback
         elif not _simple(record):
             layer, arrays = work.copy(record.layer)
             built = layer.built
@@ -282,7 +289,44 @@ def _connected(model: Model, sources: Sequence[Tensor], records: Sequence[Call |
                 if not built:
                     _give(layer, arrays)
             now[id(chain[-1].outputs[0])] = value
-    return Model(*model.given_as([now[id(x)] for x in sources], [current(x) for x in model.outputs]), name=model.name)
+    for each in late:
+        assert each.connected is not None
+        fresh = current(each)
+        assert isinstance(fresh, Feedback)
+        fresh.connect(current(each.connected))
+    return Model(
+        *model.given_as([now[id(x)] for x in sources], [current(x) for x in model.outputs]), steps=model.steps, name=model.name
+    )
+
+
+def _feedbacks(records: Sequence[Call | Tensor]) -> list[Feedback]:
+    """Every feedback that something reads."""
+    found: dict[int, Feedback] = {}
+    stack = [x for record in records for x in (flattened(list(record.inputs)) if isinstance(record, Call) else record.inputs)]
+    while stack:
+        x = stack.pop()
+        if isinstance(x, Feedback) and id(x) not in found:
+            found[id(x)] = x
+            stack += needed(x)
+    return list(found.values())
+
+
+def _again(x: Feedback, current: Callable[[Tensor], Tensor]) -> Feedback:
+    """A feedback like this one, to be connected anew."""
+    start = x.initial_state
+    learnt = start.call.layer if start is not None and start.call is not None and isinstance(start.call.layer, Start) else None
+    made = Feedback(
+        x.shape[2:],
+        "learnt" if learnt is not None else None if start is None else current(start),
+        mask=None if x.mask is None else current(x.mask),
+        truncate=x.truncate or None,
+        dtype=x.dtype,
+        name=x.variable.name,
+    )
+    if learnt is not None:
+        assert made.initial_state is not None
+        made.initial_state.call.layer.initial_state.assign(learnt.initial_state.numpy())
+    return made
 
 
 def _simple(call: Call) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from math import prod
+from math import isqrt, prod
 from typing import Any, NoReturn
 
 from .errors import InvalidType, InvalidValue, explain
@@ -95,6 +95,16 @@ class Dim:
     def at(self, sizes: Mapping[str, int]) -> int:
         return sum(n * prod(sizes[symbol] for symbol in symbols) for symbols, n in self.terms.items())
 
+    def replaced(self, sizes: Mapping[str, Size]) -> Size:
+        """With other sizes, which may be symbolic, in place of symbols."""
+        total: Size = 0
+        for symbols, n in self.terms.items():
+            term: Size = n
+            for symbol in symbols:
+                term = sizes.get(symbol, Dim.symbol(symbol)) * term
+            total = term + total
+        return total
+
     def no_value(self, *_: object) -> NoReturn:
         raise InvalidValue(
             explain(
@@ -133,6 +143,25 @@ Size = int | Dim
 Shape = tuple[Size, ...]
 
 BATCH = Dim.symbol("batch")
+TIME = Dim.symbol("time")
+SPAN, BLOCKS = Dim.symbol("span"), Dim.symbol("blocks")  # of a loop in blocks: the steps of one, and how many are whole
+
+
+def in_blocks(length: int) -> tuple[int, int]:
+    """Steps of a block, and how many whole ones stand before the last: about √length each."""
+    span = isqrt(length)
+    return span, (length - 1) // span
+
+
+def sizes_of(batch: int, time: int = 1) -> dict[str, int]:
+    """What the symbols are for a batch of sequences of that many steps."""
+    span, blocks = in_blocks(time)
+    return {"batch": batch, "time": time, "span": span, "blocks": blocks}
+
+
+def varies(size: Size, symbol: str) -> bool:
+    """Whether a size depends on a symbol."""
+    return isinstance(size, Dim) and any(symbol in symbols for symbols in size.terms)
 
 
 def at(value: Any, sizes: Mapping[str, int]) -> Any:
@@ -141,6 +170,15 @@ def at(value: Any, sizes: Mapping[str, int]) -> Any:
         return value.at(sizes)
     if isinstance(value, tuple):
         return tuple(at(item, sizes) for item in value)
+    return value
+
+
+def replaced(value: Any, sizes: Mapping[str, Size]) -> Any:
+    """`value` with the symbols of every Dim in it, however deep in tuples, replaced."""
+    if isinstance(value, Dim):
+        return value.replaced(sizes)
+    if isinstance(value, tuple):
+        return tuple(replaced(item, sizes) for item in value)
     return value
 
 
@@ -199,6 +237,27 @@ def as_shape(shape: Any, what: str) -> Shape:
             explain(f"{what} must hold positive numbers.", expected="sizes of 1 or more", received=shape, fix=fix)
         )
     return tuple(size if isinstance(size, Dim) else int(size) for size in sizes)
+
+
+def as_sample(shape: Any, what: str) -> Shape:
+    """The shape of a sample: as any other, but its first size may be None, for a time axis of any length."""
+    sizes = tuple(shape) if hasattr(shape, "__iter__") else (shape,)
+    if None in sizes[1:]:
+        raise InvalidValue(
+            explain(
+                f"{what}: only the first axis of a sample may have any length; it is time.",
+                expected="e.g. [None, 3]",
+                received=repr(shape),
+                fix="sizes for the other axes",
+            )
+        )
+    return as_shape((TIME, *sizes[1:]) if sizes[:1] == (None,) else shape, what)
+
+
+def fits(shape: Sequence[Size], other: Sequence[Size]) -> bool:
+    """Whether two shapes are the same for some value of their symbols."""
+    pairs = zip(shape, other, strict=False)
+    return len(shape) == len(other) and all(a == b or isinstance(a, Dim) or isinstance(b, Dim) for a, b in pairs)
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ from .gradient import gradient
 from .graph import LOSS, UPDATE, Graph, Tensor, Variable, ancestors, constant, leaf, merge, within
 from .graph.tensor import user_line
 from .heads import Head
+from .losses import Loss
 from .metrics import Total
 from .optimizers import Optimizer
 from .recompute import recomputed
-from .specs import BATCH, Dim
+from .specs import BATCH, Dim, sizes_of
 
 PREDICTION, EVALUATION, TRAINING = "prediction", "evaluation", "training"
 FIRST, NEXT, UPDATING = "first micro-batch", "next micro-batch", "update"
@@ -33,17 +34,19 @@ class Way:
     batch   rows of the largest batch
     rows    rows of a micro-batch; 0: none, a batch is one piece
     kept    bytes that the forward values kept for the backward may take, others being computed again; None: all are kept
+    time    steps of its sequences
     """
 
     batch: int = 0
     rows: int = 0
     kept: int | None = None
+    time: int = 1
 
     def graph(self, graph: Graph, kind: str) -> Graph:
         """The graph of a kind as it runs this way."""
         if self.kept is None or kind not in (TRAINING, FIRST, NEXT):
             return graph
-        return recomputed(graph, self.kept, {"batch": self.rows or self.batch})
+        return recomputed(graph, self.kept, sizes_of(self.rows or self.batch, self.time))
 
 
 def prediction(names: Sequence[str], predictions: Sequence[Tensor]) -> Graph:
@@ -56,6 +59,15 @@ class Measured:
 
     loss: Tensor
     updates: dict[Variable, Tensor]
+
+
+def _weighted(loss: Loss, y_true: Tensor, y_pred: Tensor, weight: Tensor | None) -> Tensor:
+    """The loss of each sample (batch,) times its weight; or the mean over time of that of each step times its own."""
+    if weight is None:
+        return loss.per_sample(y_true, y_pred)
+    if weight.ndim == 1:
+        return loss.per_sample(y_true, y_pred) * weight
+    return ops.mean(loss.per_step(y_true, y_pred) * weight, 1)
 
 
 def measure(
@@ -78,8 +90,7 @@ def measure(
         assert head.target is not None
         y_true = leaf(head.target)
         with within(layer=head.reported("loss"), phase=LOSS):
-            each = head.loss.per_sample(y_true, y_pred)
-            own = ops.sum(each if sample_weight is None else each * sample_weight)
+            own = ops.sum(_weighted(head.loss, y_true, y_pred, sample_weight))
             part = own * head.weight
             whole = part if whole is None else whole + part
         if head.name:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from math import prod
 from typing import TYPE_CHECKING
 
 from .graph import Tensor
 from .layers.layer import Call, flattened
-from .specs import written
+from .recurrence import Feedback
+from .specs import count, written
 from .tables import render
 
 if TYPE_CHECKING:
@@ -39,9 +39,8 @@ def _named(x: Tensor, names: dict[int, str]) -> list[str]:
     stack = [x]
     while stack:
         node = stack.pop()
-        connected = getattr(node, "connected", None)
-        if connected is not None:
-            found += [f"{name} one step late" for name in _named(connected, names)]
+        if isinstance(node, Feedback) and node.connected is not None:
+            found += [f"{name} one step late" for name in _named(node.connected, names)]
         elif id(node) in names:
             found.append(names[id(node)])
         else:
@@ -62,7 +61,7 @@ def text(model: Model) -> str:
         total += parameters
         trainable += sum(weight.size for weight in own if weight.trainable)
         shape = written(stage.shape) if stage is not None else "?"
-        values = "b × " + str(prod(map(int, stage.shape[1:]))) if stage is not None else "?"
+        values = "b × " + str(count(stage.shape[1:])).replace("·", " × ") if stage is not None else "?"
         row = [f"{layer.name} ({type(layer).__name__})", shape, values, f"{parameters:,}" if stage is not None else "?"]
         rows.append(row + sources[number : number + 1])
     known = "" if model.built else " (sizes follow from the first data)"

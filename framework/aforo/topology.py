@@ -1,4 +1,4 @@
-"""Acyclic nets: what lies between the inputs and the outputs of a model, so that it can be applied again."""
+"""Nets: what lies between the inputs and the outputs of a model, so that it can be applied again."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import InvalidState, InvalidType, InvalidValue, explain
+from .errors import InvalidType, InvalidValue, explain
 from .graph import BATCH as BATCH_ROLE
-from .graph import Spelling, Tensor, Variable, apply, leaf
-from .layers.layer import Call, Layer, flattened, mapped
-from .specs import BATCH, Shape, as_dtype, as_shape, written
+from .graph import Tensor, Variable, leaf
+from .layers.context import Context, collecting
+from .layers.layer import Call, Layer
+from .recurrence import Cycle, Feedback, Record, needed, ordered, replayed, turn
+from .specs import BATCH, TIME, Shape, Size, as_dtype, as_sample, written
 
 
 def Input(shape: Any, dtype: Any = "float32", name: str | None = None) -> Tensor:
-    """What a model is fed: a symbolic tensor of shape (batch, *shape), to call layers on."""
-    sizes: Shape = (BATCH, *as_shape(shape, "the shape of an Input"))
+    """What a model is fed: a symbolic tensor of shape (batch, *shape), to call layers on.
+
+    The first size may be None: a time axis, of any length. All sequences of a model have the same number of steps.
+    """
+    sizes: Shape = (BATCH, *as_sample(shape, "the shape of an Input"))
     return leaf(Variable(name or "", sizes, as_dtype(dtype), BATCH_ROLE, owner="batch"))
 
 
@@ -25,7 +30,8 @@ class Topology:
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
-    records: tuple[Call | Tensor, ...]
+    records: tuple[Record, ...]
+    runs: tuple[Record | Cycle, ...]  # the same in an order in which they can run, those of a cycle together
 
     @property
     def layers(self) -> list[Layer]:
@@ -36,8 +42,12 @@ class Topology:
     def calls(self) -> list[Call]:
         return [record for record in self.records if isinstance(record, Call)]
 
-    def replay(self, values: Sequence[Tensor]) -> list[Tensor]:
-        """The outputs for other inputs."""
+    @property
+    def cycles(self) -> list[Cycle]:
+        return [run for run in self.runs if isinstance(run, Cycle)]
+
+    def replay(self, values: Sequence[Tensor], steps: Size = TIME) -> list[Tensor]:
+        """The outputs for other inputs. steps: how long cycles run that no input drives."""
         now: dict[int, Tensor] = {id(x): value for x, value in zip(self.inputs, values, strict=True)}
         weights = {weight.variable: weight for layer in self.layers for weight in layer.weights}
 
@@ -48,29 +58,24 @@ class Topology:
                 now[id(x)] = x if origin is None else weights[origin] if origin in weights else leaf(origin)
             return now[id(x)]
 
-        for record in self.records:
-            if isinstance(record, Call):
-                made = flattened(record.layer.forward(*[mapped(x, current) for x in record.inputs]))
-                for x, value in zip(record.outputs, made, strict=True):
-                    if value.shape[1:] != x.shape[1:]:
-                        raise InvalidState(
-                            explain(
-                                f"layer {record.layer.name!r} has changed since the model was made.",
-                                expected=f"outputs of shape {written(x.shape)}",
-                                received=written(value.shape),
-                                fix="make the model anew: af.Model(inputs, outputs)",
-                            )
-                        )
-                    now[id(x)] = value
+        sizes: dict[str, Size] = {"time": steps}
+        for x, value in zip(self.inputs, values, strict=True):
+            sizes |= {symbol: size for symbol, axis in _symbols(x) for size in [value.shape[axis]]}
+        for run in self.runs:
+            if isinstance(run, Cycle):
+                given = {id(x): current(x) for x in run.sources}
+                now |= run.run(given, sizes.get("batch", BATCH), sizes["time"], current)
             else:
-                again = apply(record.op, *map(current, record.inputs), **record.attributes)
-                if record.spelling is not None:
-                    again.spelling = Spelling(record.spelling.name, tuple(map(current, record.spelling.inputs)))
-                now[id(record)] = again
+                replayed([run], now, current, sizes)
         return [current(x) for x in self.outputs]
 
 
-def capture(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Topology:
+def _symbols(x: Tensor) -> list[tuple[str, int]]:
+    """Which axes of an input are the batch and time."""
+    return [(symbol, x.shape.index(size)) for symbol, size in (("batch", BATCH), ("time", TIME)) if size in x.shape]
+
+
+def capture(inputs: Sequence[Tensor], outputs: Sequence[Tensor], steps: int | None = None) -> Topology:
     """Follow the outputs back to the inputs."""
     for x in inputs:
         if not isinstance(x, Tensor) or x.op != "variable" or not x.symbolic:
@@ -88,7 +93,8 @@ def capture(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Topology:
             )
     given = {id(x) for x in inputs}
     reached: set[int] = set()
-    records: dict[int, Call | Tensor] = {}
+    records: dict[int, Record] = {}
+    feedbacks: list[Feedback] = []
     seen = {id(x) for x in outputs}
     stack = list(outputs)
     while stack:
@@ -96,9 +102,12 @@ def capture(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Topology:
         if id(x) in given:
             reached.add(id(x))
             continue
-        if x.call is not None:
+        if isinstance(x, Feedback):
+            feedbacks.append(x)
+            before = needed(x)
+        elif x.call is not None:
             records[id(x.call)] = x.call
-            before = [each for value in x.call.inputs for each in flattened(value)]
+            before = needed(x.call)
         else:
             if x.op == "variable" and x.symbolic:
                 raise InvalidValue(
@@ -127,10 +136,37 @@ def capture(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Topology:
                 )
             )
 
-    def turn(record: Call | Tensor) -> float:
-        return max(x.serial for x in record.outputs) if isinstance(record, Call) else record.serial
+    found = sorted(records.values(), key=turn)
+    topology = Topology(tuple(inputs), tuple(outputs), tuple(found), tuple(ordered(found, feedbacks, outputs)))
+    _check_length(topology, steps)
+    return topology
 
-    return Topology(tuple(inputs), tuple(outputs), tuple(sorted(records.values(), key=turn)))
+
+def _check_length(topology: Topology, steps: int | None) -> None:
+    """A model with cycles knows how long they run, and they can run step by step."""
+    timed = [x for x in topology.inputs if TIME in x.shape]
+    if steps is not None and (timed or not topology.cycles):
+        raise InvalidValue(
+            explain(
+                "steps says how long cycles run that no input drives.",
+                expected="no steps: " + (f"the length follows from {_named(timed[0])}" if timed else "the model has no cycle"),
+                received=f"steps={steps}",
+                fix="af.Model(x, y)",
+            )
+        )
+    if topology.cycles and not timed and steps is None:
+        raise InvalidValue(
+            explain(
+                "no input has a time axis, so it is not known how many steps the cycle runs.",
+                expected="an input of shape (batch, time, …), or steps",
+                received=", ".join(map(_named, topology.inputs)),
+                fix="af.Model(x, y, steps=10)",
+            )
+        )
+    for cycle in topology.cycles:
+        with collecting(Context(training=True)):
+            cycle.check()
+        cycle.cut()
 
 
 def _named(x: Tensor) -> str:

@@ -11,8 +11,10 @@ import numpy as np
 
 from . import device as devices
 from .callbacks import Callback, LazyLogs
-from .checks import as_array, as_inputs, as_targets, check_finite, check_same_rows, sample_weights
+from .checks import as_array, as_inputs, as_targets, check_finite, check_same_rows, sample_weights, sequence_length
 from .errors import InvalidType, InvalidValue, explain
+from .feeding import Feeding
+from .graph import BATCH as BATCH_ROLE
 from .graph import Variable
 from .history import History
 from .layers.layer import revertible
@@ -20,12 +22,10 @@ from .losses import ANY
 from .progress import level, reporter
 from .random import check_seed, generator, shuffle_seed
 from .settings import flag, number, whole
-from .specs import BATCH, INTEGERS
+from .specs import BATCH, INTEGERS, TIME, at, fits
 from .steps import EVALUATION, FIRST, NEXT, PREDICTION, TRAINING, UPDATING, Way
 
 if TYPE_CHECKING:
-    from aforo_backends.contract import Feed
-
     from .economy import Choice
     from .model import Model
     from .program import Program
@@ -40,16 +40,20 @@ class Batches:
     columns: list[tuple[Variable, Array]]
     rows: int
     weighted: bool = False
+    time: int = 1
 
     def converted(self) -> Batches:
         """The same data in the dtypes of the slots, in rows that lie one after the other; copied only where it is not."""
         return Batches(
-            [(slot, np.ascontiguousarray(values, slot.dtype)) for slot, values in self.columns], self.rows, self.weighted
+            [(slot, np.ascontiguousarray(values, slot.dtype)) for slot, values in self.columns],
+            self.rows,
+            self.weighted,
+            self.time,
         )
 
     def part(self, rows: slice) -> Batches:
         start, stop, _ = rows.indices(self.rows)
-        return Batches([(slot, values[rows]) for slot, values in self.columns], stop - start, self.weighted)
+        return Batches([(slot, values[rows]) for slot, values in self.columns], stop - start, self.weighted, self.time)
 
 
 def prepare(
@@ -75,23 +79,29 @@ def prepare(
             if values.ndim == 1 and y_pred.ndim == 2 and y_pred.shape[-1] == 1:
                 values = values[:, None]
             check_finite(values, y_pred.dtype, name)
-            numbers = values.dtype.kind in "iu" and values.shape[1:] != y_pred.shape[1:]
-            shape, dtype = (BATCH, *values.shape[1:]), INTEGERS[0] if numbers else y_pred.dtype
+            alike = fits(values.shape[1:], y_pred.shape[1:])
+            dtype = y_pred.dtype if alike or values.dtype.kind not in "iu" else INTEGERS[0]
+            shape = y_pred.shape if alike else (BATCH, *values.shape[1:])
         else:
             shape, dtype = head.loss.target_spec(y_pred)
             values = as_targets(data, shape, dtype, head.loss, y_pred.shape, name)
         check_same_rows(columns[0][1], values, columns[0][0].name if len(columns) > 1 else prefix + "x", name)
         targets.append((head, shape, dtype, values))
-    weights = sample_weights(sample_weight, class_weight, targets[0][3], model.heads[0].loss, rows, model.outputs[0].dtype)
+    expected = [(Variable(head.name or "y", shape, dtype, BATCH_ROLE), values) for head, shape, dtype, values in targets]
+    time = sequence_length([*columns, *expected], model.steps)
+    steps = time if all(TIME in y_pred.shape for y_pred in model.outputs) else None
+    first, dtype = targets[0], model.outputs[0].dtype
+    weights = sample_weights(sample_weight, class_weight, first[3], first[0].loss, rows, dtype, steps)
     for head, shape, dtype, values in targets:
         model.set_target(head, shape, dtype)
         assert head.target is not None
         columns.append((head.target, values))
     if weights is not None:
+        model.set_sample_weight((BATCH, TIME) if weights.ndim == 2 else (BATCH,))
         model.graph(EVALUATION, weighted=True)
         assert model.sample_weight is not None
         columns.append((model.sample_weight, weights))
-    return Batches(columns, rows, weights is not None)
+    return Batches(columns, rows, weights is not None, time)
 
 
 def checked_inputs(model: Model, x: Any, what: str) -> list[tuple[Variable, Array]]:
@@ -107,12 +117,14 @@ def checked_inputs(model: Model, x: Any, what: str) -> list[tuple[Variable, Arra
     return columns
 
 
-def _feed(model: Model, batches: Batches, batch_size: int, again: bool = False) -> Feed:
+def _feed(model: Model, batches: Batches, batch_size: int, again: bool = False) -> Feeding:
     """How the data gets into the batch slots; `again`: it is walked over many times."""
-    return model.backend.feed([values for _, values in batches.columns], min(batch_size, batches.rows), again)
+    return Feeding(model, [values for _, values in batches.columns], min(batch_size, batches.rows), again)
 
 
-def _run(model: Model, batches: Batches, kind: str, batch_size: int, feed: Feed | None = None) -> Iterator[tuple[int, Program]]:
+def _run(
+    model: Model, batches: Batches, kind: str, batch_size: int, feed: Feeding | None = None
+) -> Iterator[tuple[int, Program]]:
     """Run a program over the data, batch by batch; after each, the number of rows done and the program."""
     if kind == TRAINING:
         for weight in model.weights:
@@ -125,13 +137,13 @@ def _run(model: Model, batches: Batches, kind: str, batch_size: int, feed: Feed 
         if rows:
             program = _in_parts(model, batches, start, stop, feed)
         else:
-            program = model.program(kind, stop - start, batches.weighted)
+            program = model.program(kind, stop - start, batches.weighted, time=batches.time)
             _load(program, batches, start, stop, feed)
             program.run()
         yield stop, program
 
 
-def _load(program: Program, batches: Batches, start: int, stop: int, feed: Feed | None) -> None:
+def _load(program: Program, batches: Batches, start: int, stop: int, feed: Feeding | None) -> None:
     """Write rows of the data into the program's batch slots; without a feed, all of them."""
     slots = [program.slots.get(slot) for slot, _ in batches.columns]  # a loss may ignore its targets
     if feed is not None:
@@ -142,12 +154,12 @@ def _load(program: Program, batches: Batches, start: int, stop: int, feed: Feed 
             program.backend.copy_in(slot, values)
 
 
-def _in_parts(model: Model, batches: Batches, start: int, stop: int, feed: Feed | None) -> Program:
+def _in_parts(model: Model, batches: Batches, start: int, stop: int, feed: Feeding | None) -> Program:
     """One training step in micro-batches: their gradients are added up, then there is one update."""
     rows = model.way.rows
     for begin in range(start, stop, rows):
         end = min(begin + rows, stop)
-        program = model.program(FIRST if begin == start else NEXT, end - begin, batches.weighted, whole=stop - start)
+        program = model.program(FIRST if begin == start else NEXT, end - begin, batches.weighted, stop - start, batches.time)
         _load(program, batches, begin, end, feed)
         program.run()
     program = model.program(UPDATING, 1)
@@ -195,7 +207,9 @@ def on_batch(
         return _reported(model, _means(model, batches.rows))
 
 
-def _evaluated(model: Model, batches: Batches, batch_size: int, feed: Feed | None = None, prefix: str = "") -> dict[str, float]:
+def _evaluated(
+    model: Model, batches: Batches, batch_size: int, feed: Feeding | None = None, prefix: str = ""
+) -> dict[str, float]:
     _reset(model)
     for _ in _run(model, batches, EVALUATION, batch_size, feed):
         pass
@@ -228,9 +242,10 @@ def predict(model: Model, x: Any, batch_size: int, verbose: Any) -> Any:
                 columns = checked_inputs(model, x, "x")
         rows = len(columns[0][1])
         names, heads = model.output_names, model.outputs
-        results = [np.empty((rows, *head.shape[1:]), head.dtype) for head in heads]
+        time = sequence_length(columns, model.steps)
+        results = [np.empty((rows, *at(head.shape[1:], {"time": time})), head.dtype) for head in heads]
         done = 0
-        for stop, program in _run(model, Batches(columns, rows), PREDICTION, batch_size):
+        for stop, program in _run(model, Batches(columns, rows, time=time), PREDICTION, batch_size):
             for name, result in zip(names, results, strict=True):
                 result[done:stop] = program.backend.copy_out(program.outputs[name])
             done = stop
@@ -353,7 +368,7 @@ def _within(model: Model, batches: Batches, batch_size: int, budget: int | None,
         return None
     from .economy import Data, choose  # loads the planner
 
-    data = Data(batches.rows, 0 if validation is None else validation.rows)
+    data = Data(batches.rows, 0 if validation is None else validation.rows, batches.time)
     evaluated = validation is not None and validation.weighted
     choice = choose(model, batch_size, budget, devices.device(model.device), batches.weighted, evaluated, data)
     model.adopt(choice.way, choice.plans)

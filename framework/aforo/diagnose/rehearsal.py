@@ -67,7 +67,7 @@ class Rehearsal:
             for _ in range(self.epochs):
                 for start in range(0, self.data.rows, BATCH_SIZE):
                     part = self.data.part(slice(start, start + BATCH_SIZE))
-                    program = self.workspace.program("rehearsal", part.rows, lambda: self.graph)
+                    program = self.workspace.program("rehearsal", part.rows, lambda: self.graph, time=part.time)
                     if start == 0:
                         devices.write(self.total, np.zeros(self.total.shape), self.home)
                     for variable, values in part.columns:

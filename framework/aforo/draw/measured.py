@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..checks import sequence_length
 from ..errors import InvalidState, explain
 from ..outline import Outline
 from ..probe import first_rows, probe
@@ -27,7 +28,7 @@ def measured(model: Model, plan: Outline, x: Any, y: Any, colour: str) -> Number
         data = first_rows(prepare(model, x, y), 1)
     else:
         columns = checked_inputs(model, x, "x")
-        data = first_rows(Batches(columns, len(columns[0][1])), 1)
+        data = first_rows(Batches(columns, len(columns[0][1]), time=sequence_length(columns, model.steps)), 1)
     found = probe(model, training=False)
     by_name = {value.name: value.tensor for value in found.outline.values}
     wanted = {str(i): by_name[value.name] for i, value in enumerate(plan.values)}
@@ -43,8 +44,9 @@ def measured(model: Model, plan: Outline, x: Any, y: Any, colour: str) -> Number
         numbers.update({f"kernel {name}": kernel.numpy() for name, kernel in kernels.items()})
     values = {int(key): _last_step(array, plan.values[int(key)].units) for key, array in numbers.items() if key in wanted}
     kernel_values = {key.removeprefix("kernel "): array for key, array in numbers.items() if key not in wanted}
+    note = "Colours: the first row of the data" + (", its last time step" if data.time > 1 else "")
     what = ("δE/δ value", "δE/δ weight") if backward else ("activation", "weight")
-    return Numbers(values, kernel_values, what, "Colours: the first row of the data")
+    return Numbers(values, kernel_values, what, note)
 
 
 def _last_step(array: Any, units: int) -> Any:

@@ -40,6 +40,8 @@ class Explanation:
     """The lines of the forward and of the backward, in order; `explanation["δE/δW2"]` is one of them.
 
     ⊙ multiplies elementwise, · is the matrix product, ᵀ transposes; Σ sums over the rows, Σⱼ along a row, Σᵢⱼ over all.
+    In a cyclic net `previous` is a value one time step ago, zeros (or what follows) at the first step, and `next` what comes
+    back from the step after. GRU′(δW1, g) is the derivative of a GRU by W1, applied to g.
     """
 
     def __init__(self, title: str, lines: tuple[Formula, ...], as_latex: bool) -> None:
@@ -132,6 +134,7 @@ def explain_model(model: Model, x: Any = None, y: Any = None, latex: bool = Fals
 
 
 def _checked(model: Model, x: Any, y: Any) -> Batches | None:
+    from ..checks import sequence_length
     from ..training import Batches, checked_inputs, prepare
 
     if y is not None:
@@ -140,7 +143,7 @@ def _checked(model: Model, x: Any, y: Any) -> Batches | None:
         return None
     model.build_from(x)
     columns = checked_inputs(model, x, "x")
-    return Batches(columns, len(columns[0][1]))
+    return Batches(columns, len(columns[0][1]), time=sequence_length(columns, model.steps))
 
 
 def _sums_to_one(data: Batches | None) -> bool:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..graph import BATCH, Tensor, Variable, ancestors, leaf, tracing
+from ..graph import BATCH, Spelling, Tensor, Variable, ancestors, leaf, tracing
 from ..heads import Head
 from ..losses import ANY, logits_of
 from ..outline import DENSE, Outline, numbered, weight_name
@@ -57,10 +57,12 @@ class Board:
         self.given: dict[int, list[Expression]] = {}  # contributions to a derivative, by what they belong to
         self.tensors: dict[int, Tensor] = {}
         self.losses: list[Tensor] = []
+        self.closed: set[int] = set()  # values whose formula is the name of their layer
         trained = {id(weight) for weight in model.trainable_weights}
         roots = [value.tensor for value in self.outline.values if value.tensor is not None]
-        everything = ancestors([*roots, *found.losses, *found.penalties])
-        self.depends = set(trained)
+        starts = [each.start for each in found.late if each.start is not None]
+        everything = ancestors([*roots, *found.losses, *found.penalties, *starts])
+        self.depends = trained | {id(each.leaf) for each in found.late}
         for node in everything:
             if any(id(x) in self.depends for x in node.inputs):
                 self.depends.add(id(node))
@@ -74,12 +76,26 @@ class Board:
         self.tensors[id(node)] = node
         self.writer.name(node, text)
 
+    def _close_loops(self) -> None:
+        """Layers that loop over time are functions of their own on a whiteboard: h1 = GRU(X, W1, …)."""
+        layers = {layer.name: layer for layer in self.probe.model.layers}
+        for step in self.outline.steps:
+            inputs = [self.outline.values[value].tensor for value in step.inputs]
+            given = [x for x in inputs if x is not None]
+            for value in step.outputs:
+                out = self.outline.values[value].tensor
+                if out is not None and not step.late and _loops(out, given):
+                    out.spelling = Spelling(step.kind, (*given, *layers[step.name].weights))
+                    self.closed.add(id(out))
+
     def forward(self) -> None:
+        self._close_loops()
         values = self.outline.values
         for i in self.outline.inputs:
             tensor = values[i].tensor
             assert tensor is not None
             self._name(tensor, values[i].name)
+        self._late_values()
         several = len(self.probe.targets) > 1
         for head, target in zip(self.probe.model.heads, self.probe.targets, strict=True):
             self.writer.name(target, f"y_{head.name}" if several else "y")
@@ -89,6 +105,19 @@ class Board:
         roots = [values[i].tensor for i in self.outline.outputs]
         self._write_down([root for root in roots if root is not None], wanted)
         self._error()
+
+    def _late_values(self) -> None:
+        """Values of the step before: they have names before what they are is written."""
+        for step in self.outline.steps:
+            if step.late:
+                late, source = self.outline.values[step.outputs[0]], self.outline.values[step.inputs[0]]
+                assert late.tensor is not None
+                self._name(late.tensor, late.name)
+                parts = [e.name(source.name)]
+                if step.start is not None:
+                    parts.append(self.writer.write(step.start))
+                line = Line(FORWARD, late.name, e.call("previous", *parts), late.tensor.shape, late.tensor)
+                self.lines.append(line)
 
     def _write_down(self, roots: Sequence[Tensor], wanted: Mapping[int, str]) -> None:
         """A line for each value with a name, and for what is used twice or too long to stand in another line."""
@@ -132,6 +161,11 @@ class Board:
 
     def backward(self) -> None:
         self._start()
+        for each in self.probe.late:
+            later = e.name(f"δE/δ{self.named[id(each.leaf)]}")
+            self._send(each.source, e.call("next", later))
+            if each.start is not None:
+                self._send(each.start, e.summed("Σ", e.call("first", later)))
         linear = {
             self.outline.values[step.outputs[0]].name: step.weights[0][0].removeprefix("W")
             for step in self.outline.steps
@@ -232,6 +266,10 @@ class Board:
 
     def _pull(self, node: Tensor, slope: Expression) -> None:
         """What the derivative by a node contributes to those by its inputs: the rule of its primitive, written down."""
+        if id(node) in self.closed and node.spelling is not None:
+            for x in node.spelling.inputs:
+                self._send(x, e.call(f"{node.spelling.name}′", e.name(f"δ{self.writer.write(x).text}"), slope))
+            return
         if node.spelling is not None and node.spelling.name in ("softmax", "log_softmax"):
             y, x = self.writer.write(node), node.spelling.inputs[0]
             if node.spelling.name == "softmax":
@@ -248,6 +286,19 @@ class Board:
             for x, gx in zip(node.inputs, rule(node, g), strict=True):
                 if gx is not None and id(x) in self.depends and x.dtype in FLOATS:
                     self._send(x, self.writer.write(gx))
+
+
+def _loops(out: Tensor, given: Sequence[Tensor]) -> bool:
+    """Whether a loop over time lies between a value and what its layer was given."""
+    seen, stack = {id(x) for x in given}, [out]
+    while stack:
+        node = stack.pop()
+        if node.op == "scan":
+            return True
+        new = [x for x in node.inputs if id(x) not in seen]
+        seen.update(map(id, new))
+        stack += new
+    return False
 
 
 def _apart(node: Tensor, uses: Counter[int]) -> bool:

@@ -100,6 +100,8 @@ def latex_name(text: str) -> str:
     slope = re.fullmatch(r"δ(\w+)/δ(.+)", text)
     if slope:
         return rf"\frac{{\delta {latex_name(slope[1])}}}{{\delta {latex_name(slope[2])}}}"
+    if text.endswith("(t−1)"):
+        return f"{latex_name(text.removesuffix('(t−1)'))}^{{(t-1)}}"
     parts = re.fullmatch(r"(\D+?)(\d*)(?:_(\d+))?", text)
     if parts is None:
         return rf"\mathrm{{{_escaped(text)}}}"
@@ -200,7 +202,12 @@ def dot(a: Expression, b: Expression) -> Expression:
 
 def transposed(a: Expression) -> Expression:
     held = a.tight(_ATOM)
-    return Expression(f"{held.text}ᵀ", f"{held.latex}^{{\\top}}", _SIGNED)
+    return Expression(f"{held.text}ᵀ", f"{_base(held)}^{{\\top}}", _SIGNED)
+
+
+def _base(a: Expression) -> str:
+    """LaTeX that a superscript can stand on."""
+    return f"{{{a.latex}}}" if a.latex.endswith("}") and "^" in a.latex and not a.latex.startswith(r"\left") else a.latex
 
 
 _RAISED = str.maketrans("0123456789−", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
@@ -212,7 +219,7 @@ def power(a: Expression, exponent: float) -> Expression:
         held = Expression(f"({a.text})", rf"\left({a.latex}\right)")
     digits = _digits(exponent)
     raised = digits.translate(_RAISED) if exponent == int(exponent) else f"^{digits}"
-    return Expression(held.text + raised, f"{held.latex}^{{{digits.replace('−', '-')}}}", _SIGNED)
+    return Expression(held.text + raised, f"{_base(held)}^{{{digits.replace('−', '-')}}}", _SIGNED)
 
 
 def root(a: Expression) -> Expression:
@@ -225,7 +232,7 @@ def call(function: str, *arguments: Expression) -> Expression:
     inside = ", ".join(argument.text for argument in arguments)
     word, place = (function[:-1], _PLACES[function[-1]]) if function[-1] in _PLACES else (function, "")
     spelled = rf"\{word}" if word in _KNOWN else latex_name(word) if len(word) == 1 else rf"\mathrm{{{_escaped(word)}}}"
-    spelled += place
+    spelled = spelled.replace("′", "'") + place
     return Expression(f"{function}({inside})", rf"{spelled}\left({', '.join(a.latex for a in arguments)}\right)")
 
 

@@ -1,5 +1,6 @@
 """Nodes and graphs: what is computed, before anyone says where or when."""
 
+from .body import RESULT, SCAN, Body
 from .graph import Graph, ancestors, merge, rebuilt, verify
 from .primitive import PRIMITIVES, Primitive, Sample, primitive
 from .tensor import (
@@ -17,19 +18,23 @@ from .tensor import (
     tracing,
     within,
 )
-from .variable import BATCH, OPTIMIZER_STATE, PARAMETERS, STATE, TENSOR, Variable
+from .variable import BATCH, LOOP, OPTIMIZER_STATE, PARAMETERS, STATE, TENSOR, Variable
 
 __all__ = [
     "BACKWARD",
     "BATCH",
     "FORWARD",
+    "LOOP",
     "LOSS",
     "OPTIMIZER_STATE",
     "PARAMETERS",
     "PRIMITIVES",
+    "RESULT",
+    "SCAN",
     "STATE",
     "TENSOR",
     "UPDATE",
+    "Body",
     "Graph",
     "Place",
     "Primitive",

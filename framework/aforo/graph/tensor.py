@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol
 from ..errors import InvalidType, InvalidValue, explain
 from ..specs import Shape, written
 from .primitive import PRIMITIVES, Primitive
-from .variable import BATCH, Variable
+from .variable import BATCH, LOOP, Variable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +33,7 @@ FORWARD, LOSS, BACKWARD, UPDATE = "forward", "loss", "backward", "update"
 
 def _is_fed(attributes: dict[str, Any]) -> bool:
     variable = attributes.get("variable")
-    return variable is not None and variable.role == BATCH
+    return variable is not None and variable.role in (BATCH, LOOP)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ OPTIMIZER_STATE = "optimizer_state"
 STATE = "state"
 BATCH = "batch"
 TENSOR = "tensor"
+LOOP = "loop"  # what the body of a loop sees of the values around it: it has no memory of its own
 
 
 class Variable:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from ..graph import Tensor, Variable
 
@@ -20,6 +21,7 @@ class Context:
     updates    new values of variables that are not trained, such as moving averages
     penalties  numbers that are added to the loss
     draws      how often each layer has drawn random numbers in this step
+    carrier    who carries states from one time step to the next, where that is not a loop of a layer's own
     """
 
     training: bool = False
@@ -28,6 +30,25 @@ class Context:
     updates: dict[Variable, Tensor] = field(default_factory=dict)
     penalties: list[Tensor] = field(default_factory=list)
     draws: dict[int, int] = field(default_factory=dict)
+    carrier: Carrier | None = None
+
+
+class Carrier(Protocol):
+    """Carries states along time."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether what it shows is the whole sequence at once, to see what operations do with it."""
+
+    @property
+    def cyclic(self) -> bool:
+        """Whether what it runs stands on a cycle."""
+
+    def carry(self, initial: Tensor, name: str) -> Tensor:
+        """A state before this step. name: the layer or the feedback it belongs to."""
+
+    def keep(self, state: Tensor, after: Tensor) -> None:
+        """What that state is after this step."""
 
 
 _context: ContextVar[Context | None] = ContextVar("context", default=None)

@@ -17,6 +17,7 @@ class Embedding(Layer):
 
     takes = "one"
     input_dtype = "int64"
+    reads_sequences = True
 
     def __init__(self, input_dim: int, output_dim: int, embeddings_initializer: Any = "random_uniform", **options: Any) -> None:
         super().__init__(**options)

@@ -19,7 +19,7 @@ from ..ops.elementwise import as_tensor
 from ..parameter import Parameter
 from ..random import new_stream
 from ..settings import refuse_options
-from ..specs import FLOATS, Shape, as_shape, written
+from ..specs import FLOATS, Dim, Shape, as_sample, as_shape, written
 from .config import checked, plain, recorded
 from .context import Context, collecting, current
 
@@ -50,6 +50,12 @@ class Layer:
     remembers: ClassVar[bool] = True
     """Whether what it was made with is its configuration."""
 
+    reads_sequences: ClassVar[bool] = False
+    """Whether `input_shape` may begin with None: a time axis, of any length."""
+
+    any_length: ClassVar[bool] = False
+    """Whether it does, when it is the first layer of a stack and only data say the shape."""
+
     changes = 0
     """Counts changes of layers that models may hold, anywhere: they look at it to know when to look at their own layers."""
 
@@ -58,7 +64,8 @@ class Layer:
         self.given_name = name
         self.is_named = name is not None  # by its user, or by the first model it was put into
         self._name = name or re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", type(self).__name__).lower()
-        self.given_input_shape: Shape | None = None if input_shape is None else as_shape(input_shape, "input_shape")
+        as_given = as_sample if self.reads_sequences else as_shape
+        self.given_input_shape: Shape | None = None if input_shape is None else as_given(input_shape, "input_shape")
         self.dtype = "float32"
         self.built = False
         self._trainable = bool(trainable)
@@ -160,6 +167,15 @@ class Layer:
     ) -> Parameter:
         """Declare a weight of this shape. Its values are drawn when they are first needed."""
         sizes = as_shape(shape, f"the shape of a weight of {self.name!r}")
+        if any(isinstance(size, Dim) for size in sizes):
+            raise InvalidValue(
+                explain(
+                    f"layer {self.name!r} would need a weight whose size follows the data.",
+                    expected="sizes known before the data",
+                    received=written(sizes),
+                    fix="af.Input([None, d]): the last axis of a sequence holds its features",
+                )
+            )
         name = name or f"weight_{len(self._own)}"
         draw, stream, dtype = initializers.get(initializer), self._stream, self.dtype
 
@@ -277,6 +293,8 @@ def _check_count(layer: Layer, inputs: tuple[Any, ...]) -> None:
                 fix=f"{layer.name}([a, b])" if layer.takes == "list" else None,
             )
         )
+    if not inputs:
+        return
     first = inputs[0]
     if layer.takes == "one" and not isinstance(first, Tensor):
         raise InvalidValue(
@@ -327,6 +345,17 @@ def _arity(forward: Callable[..., Any]) -> tuple[float, float]:
     return sum(p.default is p.empty for p in positional), len(positional)
 
 
+def _endless(path: str) -> str:
+    """The text of the error for layers whose forwards call one another in a circle."""
+    names = path.split("/")
+    circle = names[: next((i for i, name in enumerate(names) if i and name == names[0]), len(names)) + 1]
+    return explain(
+        "layers call each other without end: " + " → ".join(circle) + ".",
+        expected="an order in which each can run; only a value of the step before may come back",
+        fix="back = af.Feedback([units]), and back.connect(value) for what comes back a step later",
+    )
+
+
 def _building(forward: Callable[..., Any]) -> Callable[..., Any]:
     """A forward that declares the layer's weights before its first use, and labels what it computes with the layer."""
 
@@ -349,7 +378,10 @@ def _building(forward: Callable[..., Any]) -> Callable[..., Any]:
                 if not self._trainable:  # also what it made just now
                     self.trainable = False
             began = now()
-            out = forward(self, *inputs)
+            try:
+                out = forward(self, *inputs)
+            except RecursionError:
+                raise InvalidState(_endless(current_layer())) from None
             outputs = _check_outputs(self, out)
         if outer or is_tracing() or not any(x.symbolic for x in outputs):
             return out

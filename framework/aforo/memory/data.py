@@ -15,7 +15,7 @@ _INDEX_BYTES = 8  # the shuffled order: an int64 for each row
 
 
 def held_data(
-    model: Model, target: Device, batch_size: int, rows: int, validation_rows: int, weighted: bool
+    model: Model, target: Device, batch_size: int, rows: int, validation_rows: int, weighted: bool, time: int
 ) -> tuple[Held, ...]:
     """The data in the dtypes of the batch slots, and the order of the rows; on the host, and on a device with its own memory.
 
@@ -23,7 +23,7 @@ def held_data(
     """
     targets = [head.target for head in model.heads]
     slots = [*model.inputs, *targets, *([model.sample_weight] if weighted else [])]
-    columns = [value_bytes(slot.shape, slot.dtype, {"batch": 1}) for slot in slots if slot is not None]
+    columns = [value_bytes(slot.shape, slot.dtype, {"batch": 1, "time": time}) for slot in slots if slot is not None]
     held = [Held("training data", rows * sum(columns), "host"), Held("order of the rows", rows * _INDEX_BYTES, "host")]
     if validation_rows:
         held.append(Held("validation data", validation_rows * sum(columns), "host"))

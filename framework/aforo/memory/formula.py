@@ -32,6 +32,8 @@ class Formula:
     per_sample_unit: float | None
     per_unit_pair: float | None
     worst_error: float
+    symbol: str = "n"
+    means: str = "width"
 
     def at(self, batch_size: int, width: int) -> float:
         return sum(
@@ -44,14 +46,21 @@ class Formula:
         return self.constant, self.per_sample, self.per_unit, self.per_sample_unit, self.per_unit_pair
 
     def __str__(self) -> str:
-        names = ("", " · b", " · n", " · b · n", " · n²")
-        known = [(value, name) for value, name in zip(self._coefficients, names, strict=True) if value is not None]
+        n = self.symbol
+        names = ("", " · b", f" · {n}", f" · b · {n}", f" · {n}²")
+        known = [
+            (value, name)
+            for value, name in zip(self._coefficients, names, strict=True)
+            if value is not None and abs(value) > 1e-6
+        ]
         text = "".join(f" {'−' if value < 0 else '+'} {_written(abs(value))}{name}" for value, name in known)
         return f"bytes ≈ {text[3:] if text.startswith(' + ') else text.strip()}  (within {self.worst_error:.1%})"
 
     def lines(self) -> list[str]:
         """The formula, and what its terms mean."""
-        found = [f"{self}; b = batch size, n = width"]
+        found = [f"{self}; b = batch size, {self.symbol} = {self.means}"]
+        if self.symbol != "n":
+            return found
         if self.per_sample_unit is not None:
             values = self.per_sample_unit / _FLOAT_BYTES
             found.append(
@@ -69,7 +78,13 @@ def _written(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def fit(reports: Sequence[Sequence[Report]], batch_sizes: Sequence[int], widths: Sequence[int] | None) -> Formula:
+def fit(
+    reports: Sequence[Sequence[Report]],
+    batch_sizes: Sequence[int],
+    widths: Sequence[int] | None,
+    symbol: str = "n",
+    means: str = "width",
+) -> Formula:
     """The formula of a table; rows are batch sizes, columns widths.
 
     What the batch does not change is fitted apart: it depends on the width alone, and nearly without error. Errors count
@@ -80,7 +95,7 @@ def fit(reports: Sequence[Sequence[Report]], batch_sizes: Sequence[int], widths:
     total = np.array([each.total_bytes for row in reports for each in row], float)
     moving = np.array([each.batch_bytes + each.arena_bytes + each.state_bytes for row in reports for each in row], float)
     by_batch = len(set(batch_sizes)) > 1
-    powers = min(3, len(set(columns)))
+    powers = min(3 if symbol == "n" else 2, len(set(columns)))  # nothing grows with the square of time
     terms = [(i, j) for i, j in _TERMS if (not i or by_batch) and j < powers]
     still = [(i, j) for i, j in terms if not i]
     found = _solved(moving, terms, b, n, total) + _padded(_solved(total - moving, still, b, n, total), still, terms)
@@ -88,7 +103,7 @@ def fit(reports: Sequence[Sequence[Report]], batch_sizes: Sequence[int], widths:
     estimate = sum(coefficients[i, j] * b**i * n**j for i, j in terms)
     worst = float(np.abs(estimate / total - 1).max())
     by_sample, by_unit, by_both, by_pair = (coefficients.get(term) for term in _TERMS[1:])
-    return Formula(coefficients[0, 0], by_sample, by_unit, by_both, by_pair, worst)
+    return Formula(coefficients[0, 0], by_sample, by_unit, by_both, by_pair, worst, symbol, means)
 
 
 _Vector = np.ndarray[Any, np.dtype[np.float64]]

@@ -21,25 +21,32 @@ _SCANNED = 32  # sizes looked at one by one below the last that the lower bound 
 _MOST = 2**40
 
 
-def max_batch_size(model: Model, budget: Any, training: bool, device: Any) -> int:
+def max_batch_size(model: Model, budget: Any, training: bool, device: Any, length: int | None = None) -> int:
     """The largest batch size whose plan fits: see Model.max_batch_size."""
     target = devices.device(model.device if device is None else device)
-    return _largest(lambda size: report(model, size, training, target), budget, "batch_size")
+    return _largest(lambda size: report(model, size, training, target, length), budget, "batch_size")
 
 
 def max_width(
-    build: Build, budget: Any, batch_size: int, device: Any = None, *, training: bool = True, multiple_of: int = 1
+    build: Build,
+    budget: Any,
+    batch_size: int,
+    device: Any = None,
+    *,
+    training: bool = True,
+    multiple_of: int = 1,
+    length: int | None = None,
 ) -> int:
     """The largest width, among the multiples of `multiple_of`, at which the plan of build(width) fits in the budget.
 
     It fits, and the next one does not; as for Model.max_batch_size. build must work for every such width. budget: bytes, or
-    text such as "8GiB".
+    text such as "8GiB". length: time steps, for models of sequences.
     """
     batch_size = whole("batch_size", batch_size, 1)
     step = whole("multiple_of", multiple_of, 1)
     target = None if device is None else devices.device(device)
     return step * _largest(
-        lambda size: report(built(build, size * step, training), batch_size, training, target), budget, "width", step
+        lambda size: report(built(build, size * step, training), batch_size, training, target, length), budget, "width", step
     )
 
 

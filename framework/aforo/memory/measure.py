@@ -13,7 +13,7 @@ from ..errors import InvalidType, InvalidValue, explain, unknown_name
 from ..graph import BATCH, OPTIMIZER_STATE, PARAMETERS, STATE
 from ..plan import Plan, make_plan, owned_bytes
 from ..settings import flag, whole
-from ..specs import at
+from ..specs import at, sizes_of
 from ..steps import EVALUATION, PREDICTION, TRAINING
 from .data import held_data
 from .report import Held, Holder, LayerRow, Moment, Report, Timeline
@@ -30,6 +30,7 @@ def report(
     batch_size: int = 32,
     training: bool = True,
     device: Any = None,
+    length: int | None = None,
     *,
     rows: int | None = None,
     validation_rows: int = 0,
@@ -58,19 +59,21 @@ def report(
         model.require_compiled()
     target = devices.device(model.device if device is None else device)
 
+    time = model.length(length)
+
     def planned(kind: str) -> Plan:
         limit = rows if kind == TRAINING else validation_rows if kind == EVALUATION else None
         graph = model.graph(kind, weighted and kind != PREDICTION)
-        return make_plan(graph, target.profile, {"batch": min(batch_size, limit or batch_size)})
+        return make_plan(graph, target.profile, sizes_of(min(batch_size, limit or batch_size), time))
 
     if memory_budget is None or TRAINING not in kinds:
         plans = [planned(kind) for kind in kinds]  # the first graph decides what targets look like
     else:
         budget = as_bytes(memory_budget)
-        found = choose(model, batch_size, budget, target, weighted, weighted, Data(rows, validation_rows))
+        found = choose(model, batch_size, budget, target, weighted, weighted, Data(rows, validation_rows, time))
         plans = [*found.plans.values(), *(planned(kind) for kind in kinds if kind == PREDICTION)]
-    data = held_data(model, target, batch_size, rows, validation_rows, weighted) if rows is not None else ()
-    return report_of(model, batch_size, kinds, target, plans, rows, data)
+    data = held_data(model, target, batch_size, rows, validation_rows, weighted, time) if rows is not None else ()
+    return report_of(model, batch_size, kinds, target, plans, rows, data, length)
 
 
 def report_of(
@@ -81,6 +84,7 @@ def report_of(
     plans: Sequence[Plan],
     rows: int | None = None,
     data: tuple[Held, ...] = (),
+    length: int | None = None,
 ) -> Report:
     """The report of plans that share one arena; layers and timeline are those of the plan that needs most of it."""
     roles = owned_bytes(plans)
@@ -101,6 +105,7 @@ def report_of(
         reserve=target.profile.reserve,
         rows=rows,
         data=data,
+        length=length,
     )
 
 

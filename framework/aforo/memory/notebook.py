@@ -66,7 +66,7 @@ def _curve(timeline: Timeline) -> str:
 
 
 def sweep_html(sweep: Sweep) -> str:
-    heads = ["", *(["bytes"] if sweep.widths is None else [f"n = {width}" for width in sweep.widths])]
+    heads = ["", *(["bytes"] if sweep.columns is None else [f"{sweep.symbol} = {size}" for size in sweep.columns])]
     rows = [
         [
             f"b = {batch_size}",

@@ -23,7 +23,9 @@ def write_page(
     widths: Sequence[int | None],
     budget: int | None,
     formula: str,
+    axis: tuple[str, str] = ("width", "n"),
 ) -> None:
+    """axis: what the columns are, and its letter."""
     names: dict[tuple[str, str, str], int] = {}
     data: dict[str, Any] = {
         "device": reports[0][0].device,
@@ -37,6 +39,7 @@ def write_page(
     data["names"] = [list(name) for name in names]
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+    template = template.replace("{{axis}}", axis[0]).replace("{{symbol}}", axis[1])
     write(path, template.replace("{{title}}", escape(title)).replace("{{data}}", text))
 
 

@@ -67,7 +67,7 @@ def report_figure(report: Report, path: Any) -> Any:
 
 def sweep_figure(sweep: Sweep, path: Any) -> Any:
     """A heat map of batch size × width; the budget is a line around the cells that fit."""
-    rows, columns = len(sweep.batch_sizes), len(sweep.widths or (0,))
+    rows, columns = len(sweep.batch_sizes), len(sweep.columns or (0,))
     figure = _figure(3 + 0.9 * columns, 2 + 0.45 * rows)
     axes = figure.subplots()
     total = sweep.total_bytes
@@ -76,9 +76,9 @@ def sweep_figure(sweep: Sweep, path: Any) -> Any:
     image = axes.imshow(
         total, cmap="Blues", norm=LogNorm(vmin=total.min(), vmax=max(total.max(), total.min() + 1)), aspect="auto"
     )
-    axes.set_xticks(range(columns), [str(width) for width in sweep.widths] if sweep.widths else [""])
+    axes.set_xticks(range(columns), [str(size) for size in sweep.columns] if sweep.columns else [""])
     axes.set_yticks(range(rows), [str(size) for size in sweep.batch_sizes])
-    axes.set(xlabel="width" if sweep.widths else "", ylabel="batch size", title=sweep.title)
+    axes.set(xlabel="time steps" if sweep.lengths else "width" if sweep.widths else "", ylabel="batch size", title=sweep.title)
     for i in range(rows):
         for j in range(columns):
             shade = image.norm(total[i, j])

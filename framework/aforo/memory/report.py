@@ -109,6 +109,7 @@ class Report:
     lower_bound_bytes      the smallest arena for this order of instructions: the most bytes live at once
     reserve                what libraries and drivers take outside, with where it was measured
     data                   what a fit over `rows` rows holds besides
+    length                 time steps, for a model of sequences
     """
 
     device: str
@@ -126,6 +127,7 @@ class Report:
     reserve: tuple[Reserve, ...]
     rows: int | None = None
     data: tuple[Held, ...] = ()
+    length: int | None = None
 
     @property
     def total_bytes(self) -> int:
@@ -167,7 +169,8 @@ class Report:
         kinds = {"training": "a training step", "evaluation": "an evaluation", "prediction": "a prediction"}
         *first, last = (kinds[program] for program in self.programs)
         what = f"{', '.join(first)} and {last}" if first else last
-        return f"memory of {what}, batch size {self.batch_size}, on {self.device}"
+        steps = f", {self.length:,} time steps" if self.length is not None else ""
+        return f"memory of {what}, batch size {self.batch_size}{steps}, on {self.device}"
 
     def to_dict(self) -> dict[str, Any]:
         """Numbers, text, lists and dicts: what JSON can write, and gives back the same."""

@@ -28,7 +28,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class Sweep:
-    """A report for every batch size (rows) and width (columns). widths is None where `build` takes none.
+    """A report for every batch size (rows) and width or length of sequences (columns). widths is None where build takes none.
 
     print shows the table and the formula behind it; a cell over the budget ends with an exclamation mark.
     """
@@ -37,6 +37,12 @@ class Sweep:
     widths: tuple[int, ...] | None
     reports: tuple[tuple[Report, ...], ...]
     budget: int | None = None
+    lengths: tuple[int, ...] | None = None
+
+    @property
+    def columns(self) -> tuple[int, ...] | None:
+        """The widths, or the lengths."""
+        return self.widths or self.lengths
 
     @property
     def total_bytes(self) -> np.ndarray[Any, Any]:
@@ -45,7 +51,11 @@ class Sweep:
 
     @cached_property
     def formula(self) -> Formula:
-        return fit(self.reports, self.batch_sizes, self.widths)
+        return fit(self.reports, self.batch_sizes, self.columns, *(["T", "time steps"] if self.lengths else []))
+
+    @property
+    def symbol(self) -> str:
+        return "T" if self.lengths else "n"
 
     @property
     def exceeds(self) -> bool:
@@ -57,13 +67,14 @@ class Sweep:
         first = self.reports[0][0]
         what = "a training step" if first.training else "a prediction"
         within = f", budget {bytes_written(self.budget)}" if self.budget is not None else ""
-        return f"memory of {what} by batch size and width, on {first.device}{within}"
+        return f"memory of {what} by batch size and {'length' if self.lengths else 'width'}, on {first.device}{within}"
 
     def to_dict(self) -> dict[str, Any]:
         """Numbers, text, lists and dicts: what JSON can write, and gives back the same."""
         return {
             "batch_sizes": list(self.batch_sizes),
             "widths": None if self.widths is None else list(self.widths),
+            "lengths": None if self.lengths is None else list(self.lengths),
             "budget": self.budget,
             "total_bytes": self.total_bytes.tolist(),
             "formula": asdict(self.formula),
@@ -72,9 +83,17 @@ class Sweep:
 
     def to_csv(self, path: Any) -> None:
         """Write a line for each cell, all figures in bytes."""
-        lines = [["batch_size", "width", "total_bytes", *_COLUMNS, *(["fits"] if self.budget is not None else [])]]
+        lines = [
+            [
+                "batch_size",
+                "length" if self.lengths else "width",
+                "total_bytes",
+                *_COLUMNS,
+                *(["fits"] if self.budget is not None else []),
+            ]
+        ]
         for batch_size, row in zip(self.batch_sizes, self.reports, strict=True):
-            for width, each in zip(self.widths or ("",), row, strict=True):
+            for width, each in zip(self.columns or ("",), row, strict=True):
                 fits = [] if self.budget is None else [int(each.total_bytes <= self.budget)]
                 cells = [batch_size, width, each.total_bytes, *(getattr(each, name) for name in _COLUMNS), *fits]
                 lines.append([str(cell) for cell in cells])
@@ -84,8 +103,10 @@ class Sweep:
         """Write a page to look at and to share: the table as a map, and every cell's timeline. It needs no network."""
         from .page import write_page
 
-        widths = self.widths or (None,)
-        write_page(path, self.title, self.reports, self.batch_sizes, widths, self.budget, "\n".join(self.formula.lines()))
+        widths = self.columns or (None,)
+        axis = ("time steps" if self.lengths else "width", self.symbol)
+        formula = "\n".join(self.formula.lines())
+        write_page(path, self.title, self.reports, self.batch_sizes, widths, self.budget, formula, axis)
 
     def plot(self, path: Any = None) -> Any:
         """A heat map with the budget drawn as a line; saved if a path is given. Needs matplotlib: pip install 'aforo[plot]'."""
@@ -103,7 +124,7 @@ class Sweep:
             over = self.budget is not None and each.total_bytes > self.budget
             return bytes_written(each.total_bytes) + (" !" if over else "  " if self.exceeds else "")
 
-        heads = ("bytes",) if self.widths is None else tuple(f"n = {width}" for width in self.widths)
+        heads = ("bytes",) if self.columns is None else tuple(f"{self.symbol} = {size}" for size in self.columns)
         rows = [(f"b = {batch_size}", *map(cell, row)) for batch_size, row in zip(self.batch_sizes, self.reports, strict=True)]
         outside = [f"outside: {r.name} about {bytes_written(r.nbytes)} ({r.measured})" for r in self.reports[0][0].reserve]
         over = ["! over the budget"] if self.exceeds else []
@@ -113,27 +134,40 @@ class Sweep:
 def sweep(
     build: Build,
     batch_sizes: Sequence[int],
-    widths: Sequence[int] | None,
+    widths: Sequence[int] | None = None,
     device: Any = None,
     *,
     training: bool = True,
     budget: Any = None,
+    length: int | None = None,
+    lengths: Sequence[int] | None = None,
 ) -> Sweep:
-    """The memory of every batch size × width. No weight is created, and no device needed.
+    """The memory of every batch size × width, or × length of the sequences. No weight is created, and no device needed.
 
     build(width) gives a compiled model; with widths=None, build() does. device: where the model would live, by default
-    where it does. budget: bytes, or text such as "24GiB".
+    where it does. budget: bytes, or text such as "24GiB". length: time steps, for models of sequences; lengths: several, in
+    place of widths.
     """
     rows = _sizes("batch_sizes", batch_sizes)
     columns = None if widths is None else _sizes("widths", widths)
+    times = None if lengths is None else _sizes("lengths", lengths)
+    if times is not None and (columns is not None or length is not None):
+        raise InvalidValue(
+            explain(
+                "a table has batch sizes in its rows, and widths or lengths in its columns.",
+                expected="lengths alone, or widths and one length",
+                received=f"lengths={list(times)} and " + ("widths" if columns is not None else "length"),
+                fix="af.memory.sweep(build, batch_sizes, lengths=[100, 1000])",
+            )
+        )
     limit = None if budget is None else as_bytes(budget, "budget")
     target = None if device is None else devices.device(device)
     reports: list[list[Report]] = [[] for _ in rows]
     for width in columns or (None,):  # one graph serves all batch sizes
         model = built(build, width, training)
         for row, batch_size in zip(reports, rows, strict=True):
-            row.append(report(model, batch_size, training, target))
-    return Sweep(rows, columns, tuple(map(tuple, reports)), limit)
+            row.extend(report(model, batch_size, training, target, time) for time in times or (length,))
+    return Sweep(rows, columns, tuple(map(tuple, reports)), limit, times)
 
 
 def _sizes(name: str, sizes: Any) -> tuple[int, ...]:

@@ -88,10 +88,17 @@ def _ones(b: Builder, node: Tensor, x: list[str]) -> str:
     return b.add("Expand", b.number(1, node.dtype), b.size(node.attributes["size"]))
 
 
-def _tan(b: Builder, node: Tensor, x: list[str]) -> str:
+def _cos(b: Builder, node: Tensor, x: list[str]) -> str:
+    """1 − 2 sin²(x/2) in float64, of which ONNX Runtime 1.20 has no Cos."""
     if node.dtype == "float32":
-        return b.add("Tan", *x)
-    return b.add("Div", b.add("Sin", *x), b.add("Cos", *x))  # ONNX Runtime has no Tan of float64
+        return b.add("Cos", *x)
+    half = b.add("Sin", b.add("Mul", x[0], b.number(0.5, "float64")))
+    return b.add("Sub", b.number(1.0, "float64"), b.add("Mul", b.add("Mul", half, half), b.number(2.0, "float64")))
+
+
+def _tan(b: Builder, node: Tensor, x: list[str]) -> str:
+    """sin/cos in float64, of which ONNX Runtime has no Tan."""
+    return b.add("Tan", *x) if node.dtype == "float32" else b.add("Div", b.add("Sin", *x), _cos(b, node, x))
 
 
 def _erf(b: Builder, node: Tensor, x: list[str]) -> str:
@@ -163,7 +170,7 @@ RULES: dict[str, Any] = {
     "logistic": _plain("Sigmoid"),
     "softplus": _plain("Softplus"),
     "sin": _plain("Sin"),
-    "cos": _plain("Cos"),
+    "cos": _cos,
     "tan": _tan,
     "absolute": _plain("Abs"),
     "erf": _erf,

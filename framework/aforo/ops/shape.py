@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import InvalidType, InvalidValue, explain
 from ..graph import Sample, Tensor, apply, current_layer, primitive
 from ..graph.primitive import Spec
-from ..specs import Dim, Layout, Shape, Size, count, strides, written
+from ..specs import TIME, Dim, Layout, Shape, Size, count, strides, written
 
 
 def _no_flops(node: Tensor) -> int:
@@ -364,6 +364,9 @@ def _position(index: Any, size: Size) -> Size:
 # --- concatenate ------------------------------------------------------------------------------------------------------
 
 
+_TIMED = "af.Input([None, d]) has a time axis of any length, as an af.Feedback has"
+
+
 def _concatenate_spec(*tensors: Tensor, axis: int) -> Spec:
     first = tensors[0]
     total: Size = 0
@@ -376,6 +379,7 @@ def _concatenate_spec(*tensors: Tensor, axis: int) -> Spec:
                     f"these tensors cannot be concatenated along axis {axis}{layer}.",
                     expected="one dtype, and equal sizes on every other axis",
                     received=", ".join(f"{written(t.shape)} {t.dtype}" for t in tensors),
+                    fix=_TIMED if len({TIME in t.shape for t in tensors}) > 1 else None,
                 )
             )
         total = total + tensor.shape[axis]

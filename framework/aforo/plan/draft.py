@@ -53,7 +53,7 @@ class Constant:
         if isinstance(a["value"], bytes):
             return np.frombuffer(a["value"], self.dtype).reshape(self.shape)
         number = a["value"] * at(a["times"], sizes) / at(a["per"], sizes)
-        return number if self.dtype in FLOATS else int(number)
+        return number if self.dtype in FLOATS else bool(number) if self.dtype == "bool" else int(number)
 
 
 @dataclass
@@ -86,6 +86,7 @@ class Step:
     attributes: dict[str, Any] = field(default_factory=dict)
     flops: Size = 0
     after: frozenset[int] = frozenset()  # values that must have been computed, though it does not read them
+    loop: Any = None  # a plan.loops.Loop, where the step is one
 
     @property
     def needs(self) -> list[int]:

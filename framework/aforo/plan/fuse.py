@@ -113,9 +113,10 @@ def fuse(
         reads = tuple(Operand(kept(read.value), read.layout) for read in step.reads)
         writes = tuple(map(kept, step.writes))
         scratch = tuple(map(kept, step.scratch)) if step.op != FUSED else step.scratch
+        loop = step.loop and step.loop.renumbered(kept)
         after = frozenset(done[value] for index in group.members for value in draft.steps[index].after if value in done)
         done.update({value: kept(value) if value in step.writes else writes[0] for value in _written(draft, group)})
-        out.steps.append(Step(step.op, step.place, reads, writes, scratch, step.attributes, step.flops, after))
+        out.steps.append(Step(step.op, step.place, reads, writes, scratch, step.attributes, step.flops, after, loop))
     out.outputs = {name: Operand(kept(operand.value), operand.layout) for name, operand in draft.outputs.items()}
     out.old = {variable: now[value] for variable, value in draft.old.items()}
     return out, {key: Operand(now[o.value], o.layout) for key, o in operands.items() if o.value in now}

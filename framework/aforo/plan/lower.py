@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from aforo_backends.contract import Profile, Scratch
 
-from ..graph import PRIMITIVES, Graph, Tensor, rebuilt
+from ..graph import PRIMITIVES, RESULT, SCAN, Graph, Tensor, rebuilt
 from ..specs import DTYPES, Layout, Shape, Size, at, count
 from .draft import Constant, Draft, Operand, Step
 from .fuse import fuse
@@ -61,8 +61,15 @@ def _product_sum(node: Tensor, inputs: tuple[Tensor, ...], ones: dict[tuple[Size
     return built("reshape", 4, (product,), node.shape, shape=node.shape)
 
 
-def lower(graph: Graph, profile: Profile, sizes: Mapping[str, int]) -> Draft:
+def lower(
+    graph: Graph, profile: Profile, sizes: Mapping[str, int], lower_loop: Callable[..., dict[int, Operand]] | None = None
+) -> Draft:
+    """lower_loop: adds the step of a loop, and says where its results lie; for graphs with loops."""
     draft = Draft()
+    results: dict[int, list[Tensor]] = {}
+    for node in graph.nodes:
+        if node.op == RESULT:
+            results.setdefault(id(node.inputs[0]), []).append(node)
     operands: dict[int, Operand] = {}
     copies: dict[tuple[Operand, frozenset[int]], Operand] = {}
     homes: dict[Any, int] = {}
@@ -84,6 +91,8 @@ def lower(graph: Graph, profile: Profile, sizes: Mapping[str, int]) -> Draft:
 
     for node in graph.nodes:
         record = node.primitive
+        if node.op == RESULT:
+            continue  # its loop has said where it lies
         if node.op == "variable" or node.op in LEAVES:
             home: Any = node.variable if node.op == "variable" else Constant.of(node)
             if home not in homes:
@@ -96,6 +105,10 @@ def lower(graph: Graph, profile: Profile, sizes: Mapping[str, int]) -> Draft:
             continue
         reads = [operands[id(i)] for i in node.inputs]
         after = frozenset().union(*(waits[id(i)] for i in node.inputs if id(i) in waits)) if waits else frozenset()
+        if node.op == SCAN:
+            assert lower_loop is not None
+            operands.update(lower_loop(draft, node, results[id(node)], reads, copied, after))
+            continue
         if record.view is not None:
             if node.op == "after":
                 after |= {reads[1].value}

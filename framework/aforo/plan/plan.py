@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from aforo_backends.contract import Profile, round_up
 
 from ..collector import uncollected
 from ..graph import Graph, Place, Variable
-from ..specs import Layout, Shape, Size, value_bytes
+from ..specs import Layout, Shape, Size, value_bytes, varies
 from . import offsets
 from .draft import Constant, Draft, Operand, Step
 from .improve import Usage, improved
+from .loops import Loop, lower_loop
 from .lower import for_backend, lower
 from .order import by_creation, by_release, settle
 from .verify import verify
@@ -47,6 +48,7 @@ class PlannedStep:
     place: Place
     flops: Size
     after: frozenset[int] = frozenset()  # values it waits for without reading them
+    loop: Loop | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,18 @@ class Plan:
     buffers: tuple[Buffer, ...]
     outputs: Mapping[str, Operand]
     updates: Mapping[Variable, int]  # the value each updated variable ends with
+
+    @cached_property
+    def in_blocks(self) -> bool:
+        """Whether a loop runs in blocks of steps."""
+        loops = [step.loop for step in self.steps if step.loop is not None]
+        return any(varies(loop.length, "span") or loop.plan.in_blocks for loop in loops)
+
+    def holds(self, sizes: Mapping[str, int]) -> bool:
+        """Whether the plan can run at these sizes: none is larger, and what runs in blocks has its own number of steps."""
+        if self.in_blocks and sizes["time"] != self.sizes["time"]:
+            return False
+        return all(self.sizes[name] >= sizes[name] for name in ("batch", "time"))
 
     @cached_property
     def peak_bytes(self) -> int:
@@ -109,7 +123,9 @@ class Plan:
 
     @cached_property
     def constants(self) -> tuple[Constant, ...]:
-        return tuple(dict.fromkeys(value.constant for value in self.values if value.constant is not None))
+        own = [value.constant for value in self.values if value.constant is not None]
+        within = [constant for step in self.steps if step.loop is not None for constant in step.loop.plan.constants]
+        return tuple(dict.fromkeys([*own, *within]))
 
     def __str__(self) -> str:
         def where(operand: Operand) -> str:
@@ -127,7 +143,8 @@ class Plan:
 @uncollected
 def make_plan(graph: Graph, profile: Profile, sizes: Mapping[str, int]) -> Plan:
     """Decide the order, what shares memory, and the offsets; then check all of it independently."""
-    draft = lower(for_backend(graph, profile), profile, sizes)
+    planned = partial(make_plan, profile=profile, sizes=sizes)
+    draft = lower(for_backend(graph, profile), profile, sizes, partial(lower_loop, planned=planned))
     before = settle(draft)
 
     known: dict[tuple[Shape, str], int] = {}
@@ -186,7 +203,7 @@ def _planned(draft: Draft, order: list[int]) -> tuple[PlannedStep, ...]:
 
     def planned(step: Step) -> PlannedStep:
         writes, scratch = tuple(map(whole, step.writes)), tuple(map(whole, step.scratch))
-        return PlannedStep(step.op, step.attributes, step.reads, writes, scratch, step.place, step.flops, step.after)
+        return PlannedStep(step.op, step.attributes, step.reads, writes, scratch, step.place, step.flops, step.after, step.loop)
 
     return tuple(planned(draft.steps[index]) for index in order)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..graph import Graph, Variable
-from ..specs import Layout
+from ..specs import Layout, count
 from .draft import Draft, Operand, Step
 
 
@@ -26,11 +26,15 @@ class _Uses:
         if any(read.value == old for read in step.reads):
             return [value] if _in_place(step, old, dense, overwrites) else None
         for read in step.reads if depth else ():
-            if self.single(read.value) and _in_place(step, read.value, dense, overwrites):
+            if self.single(read.value) and self.fills(read.value, variable) and _in_place(step, read.value, dense, overwrites):
                 earlier = self.chain(variable, read.value, depth - 1)
                 if earlier:
                     return [*earlier, value]
         return None
+
+    def fills(self, value: int, variable: Variable) -> bool:
+        """Whether a value is as large as the variable's memory: what is read of it may be a part."""
+        return count(self.draft.values[value].shape) == count(variable.shape)
 
     def single(self, value: int) -> bool:
         """Whether a value of the arena has one reader and is no output."""
@@ -55,7 +59,8 @@ def pin_updates(draft: Draft, graph: Graph, operands: dict[int, Operand]) -> Non
             operand = draft.add_copy(operand, node.place)  # its own values in another arrangement
         last = uses.writer.get(operand.value)
         members = None
-        if last is not None and draft.values[operand.value].in_arena and operand.layout == Layout.dense(variable.shape):
+        dense = operand.layout == Layout.dense(variable.shape) and uses.fills(operand.value, variable)
+        if last is not None and draft.values[operand.value].in_arena and dense:
             reads_old = any(read.value == draft.old.get(variable) for read in draft.steps[last].reads)
             members = uses.chain(variable, operand.value) or (None if reads_old else [operand.value])
         if members is None:

@@ -14,7 +14,7 @@ from aforo_backends.contract import OVERWRITTEN
 
 from ..errors import Error
 from ..graph import PRIMITIVES, Variable
-from ..specs import DTYPES, Layout, at
+from ..specs import DTYPES, Layout, at, count
 
 if TYPE_CHECKING:
     from .draft import Operand
@@ -29,6 +29,8 @@ class _Memory:
         self.intervals: list[tuple[int, int]] = []  # end, value
 
     def write(self, start: int, end: int, value: int) -> None:
+        if start >= end:
+            return
         self._cut(start)
         self._cut(end)
         i, j = bisect_left(self.starts, start), bisect_left(self.starts, end)
@@ -61,6 +63,8 @@ def span(operand: Operand, dtype: str, sizes: Mapping[str, int]) -> tuple[int, i
     """The first byte and the end of what an operand looks at, relative to its value."""
     layout = operand.layout
     first = at(layout.offset, sizes)
+    if any(at(n, sizes) == 0 for n in layout.shape):
+        return first * DTYPES[dtype], first * DTYPES[dtype]
     reach = sum((at(n, sizes) - 1) * at(step, sizes) for n, step in zip(layout.shape, layout.strides, strict=True))
     return first * DTYPES[dtype], (first + reach + 1) * DTYPES[dtype]
 
@@ -117,6 +121,9 @@ def verify(plan: Plan, sizes: Mapping[str, int] | None = None) -> None:
         for write, target in zip(step.writes, targets, strict=True):
             if target[0] is arena and target[2] > plan.peak_bytes:
                 raise fault(number, "writes beyond the arena")
+            home = plan.values[write.value].variable
+            if home is not None and target[2] > DTYPES[home.dtype] * at(count(home.shape), sizes):
+                raise fault(number, f"writes beyond {home}")
             if sum(_meet(target, other) for other in targets) > 1:
                 raise fault(number, "writes two values to the same bytes")
             for position, (operand, where) in enumerate(zip(step.reads, looks, strict=True)):
@@ -132,6 +139,11 @@ def verify(plan: Plan, sizes: Mapping[str, int] | None = None) -> None:
             if end > plan.peak_bytes or any(_meet(where, other) for other in (*looks, *targets)):
                 raise fault(number, "has scratch memory that meets its operands")
             memory.write(start, end, scratch.value)
+        if step.loop is not None:
+            try:
+                _verify_loop(plan, step, sizes)
+            except Error as error:
+                raise fault(number, f"is a loop that {error}") from None
         for write, (memory, start, end) in zip(step.writes, targets, strict=True):
             memory.write(start, end, write.value)
     for operand in plan.outputs.values():
@@ -149,10 +161,83 @@ def _overwritten(step: PlannedStep) -> Sequence[int]:
 
 
 def _meet(a: tuple[_Memory, int, int], b: tuple[_Memory, int, int]) -> bool:
-    return a[0] is b[0] and a[1] < b[2] and b[1] < a[2]
+    return a[0] is b[0] and max(a[1], b[1]) < min(a[2], b[2])
 
 
 def _whole(plan: Plan, index: int) -> Operand:
     from .draft import Operand
 
     return Operand(index, Layout.dense(plan.values[index].shape))
+
+
+def _verify_loop(plan: Plan, step: PlannedStep, sizes: Mapping[str, int]) -> None:
+    """Replay the body on memories of its own, and show that these are apart at every step of the loop.
+
+    What moves goes by the same number of bytes at each step, so that the first two steps and the last stand for all.
+    """
+    loop = step.loop
+    assert loop is not None
+    verify(loop.plan, sizes)
+    room = _end(plan, loop.memory, sizes) if loop.memory in step.scratch and loop.memory is not None else 0
+    if room < loop.plan.peak_bytes:
+        raise Error("has too little memory for its body")
+    length = at(loop.length, sizes)
+    places: dict[Any, tuple[int, int, int, int]] = {}  # of each variable: value, first byte, end, bytes to the next step
+    for slot in loop.slots:
+        dtype = plan.values[slot.operand.value].dtype
+        start, end = span(slot.operand, dtype, sizes)
+        places[slot.variable] = slot.operand.value, start, end, at(slot.move, sizes) * DTYPES[dtype]
+    given: dict[int, list[tuple[int, int]]] = {operand.value: [] for operand in (*step.reads, *step.writes)}
+    for operand in (*step.reads, *step.writes):
+        given[operand.value].append(span(operand, plan.values[operand.value].dtype, sizes))
+    results = {operand.value for operand in step.writes}
+    begun: set[tuple[int, int, int]] = set()
+    for source, target in loop.starts:
+        if source not in step.reads or target.value not in results or source.layout.shape != target.layout.shape:
+            raise Error("starts from something that is not there")
+        start, end = span(target, plan.values[target.value].dtype, sizes)
+        begun.add((target.value, start, end))
+
+    written = [variable for variable in loop.plan.updates if variable in places]
+    if len(written) < len(loop.plan.updates) or any(variable not in places for variable in loop.plan.variables):
+        raise Error("has a variable without a place")
+
+    def place(variable: Any, turn: int) -> tuple[int, int, int]:
+        value, start, end, move = places[variable]
+        return value, start + turn * move, end + turn * move
+
+    still = {where for where in begun if all(places[variable][0] != where[0] for variable in written)}  # never written again
+    for turn in sorted({0, min(1, length - 1), length - 1} if length else ()):
+        now = {variable: place(variable, turn) for variable in places}
+        before = {place(variable, turn - 1) for variable in written} | still if turn else begun
+        for variable, (value, start, end) in now.items():
+            if not any(low <= start and end <= high for low, high in given.get(value, ())):
+                raise Error(f"reaches out of value {value} at step {turn}")
+            if variable in written and value not in results:
+                raise Error(f"writes to value {value}, which it is only given")
+            if value in results and variable in _reads(loop.plan) and (value, start, end) not in before:
+                raise Error(f"reads at step {turn} what no step before has written")
+            for other in written:
+                if other is not variable and value == now[other][0] and start < now[other][2] and now[other][1] < end:
+                    raise Error(f"writes two values to the same bytes at step {turn}")
+    for value in results:
+        if any(where == (value, 0, _end(plan, _whole(plan, value), sizes)) for where in still):
+            continue
+        pieces = [(end - start, move) for variable in written for v, start, end, move in [places[variable]] if v == value]
+        if len(pieces) != 1 or (pieces[0][1] and abs(pieces[0][1]) != pieces[0][0]):
+            raise Error(f"does not write value {value} piece by piece")
+        size, move = pieces[0]
+        first = sum(end - start for v, start, end in begun if v == value) if move else 0
+        if size * (length if move else 1) + first != _end(plan, _whole(plan, value), sizes):
+            raise Error(f"does not write all of value {value}")
+
+
+def _reads(plan: Plan) -> set[Any]:
+    """The variables whose value from before the program is read."""
+    written = {operand.value for step in plan.steps for operand in step.writes}
+    read = {operand.value for step in plan.steps for operand in step.reads} - written
+    return {plan.values[index].variable for index in read}
+
+
+def _end(plan: Plan, operand: Operand, sizes: Mapping[str, int]) -> int:
+    return span(operand, plan.values[operand.value].dtype, sizes)[1]

@@ -1,0 +1,143 @@
+"""Prediction one time step at a time: the states of recurrent layers and cycles are kept from call to call."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import ops, steps
+from .checks import as_array, as_inputs, check_same_rows
+from .errors import InvalidState, InvalidValue, explain, unknown_name
+from .graph import BATCH as BATCH_ROLE
+from .graph import STATE, Graph, Tensor, Variable, constant, leaf, tracing
+from .layers.context import Context, collecting
+from .loop import placeholder
+from .mixing import check_steps
+from .recurrence import Whole
+from .specs import TIME, at, replaced
+
+if TYPE_CHECKING:
+    from .compiled import Compiled
+    from .model import Model
+
+Array = np.ndarray[Any, Any]
+
+
+class Kept:
+    """Carries states in variables. What a state starts with is used again after a reset."""
+
+    whole = False
+    cyclic = False
+
+    def __init__(self, variables: dict[str, list[Variable]]) -> None:
+        self.variables = variables  # by the name of a layer or a feedback: whether it has begun, then its states
+        self.updates: dict[Variable, Tensor] = {}
+        self._names: dict[str, int] = {}
+        self._of: dict[int, Variable] = {}
+
+    def carry(self, initial: Tensor, name: str) -> Tensor:
+        place = self._names[name] = self._names.get(name, 0) + 1
+        own = self.variables.setdefault(name, [Variable("begun", (), "bool", STATE, lambda: False, owner=name)])
+        if len(own) <= place or own[place].shape != initial.shape:
+            own[place:] = [Variable(f"state {place}", initial.shape, initial.dtype, STATE, lambda: 0.0, owner=name)]
+        self.updates[own[0]] = constant(True, "bool")
+        state = ops.where(leaf(own[0]), leaf(own[place]), initial)
+        self._of[id(state)] = own[place]
+        return state
+
+    def keep(self, state: Tensor, after: Tensor) -> None:
+        self.updates[self._of[id(state)]] = after
+
+
+def trace(model: Compiled) -> tuple[list[Variable], Graph]:
+    """The slots of one step of each input, and the graph of a step."""
+    _check(model)
+    slots = [Variable(x.name, replaced(x.shape, {"time": 1}), x.dtype, BATCH_ROLE, owner="batch") for x in model.inputs]
+    kept = Kept(model.states)
+    with tracing(), collecting(Context(carrier=kept)):
+        predictions = model.replay([leaf(slot) for slot in slots])
+    if not kept.updates:
+        raise InvalidState(
+            explain(
+                f"model {model.name!r} has no states to keep from step to step.",
+                expected="recurrent layers, or an af.Feedback",
+                fix="model.predict(x)",
+            )
+        )
+    graph = steps.prediction(model.output_names, predictions)
+    return slots, Graph(graph.outputs, kept.updates)
+
+
+def _check(model: Compiled) -> None:
+    """Refuse what needs to see the whole sequence."""
+    with tracing(), collecting(Context(carrier=Whole(cyclic=False))):
+        values = model.replay([placeholder(x.shape, x.dtype, x.name) for x in model.inputs])
+    check_steps(values, "cannot run one step at a time")
+
+
+def step(model: Model, x: Any) -> Any:
+    """The outputs for the next step, or the next few."""
+    with model.lock:
+        model.require_built()
+        slots, graph = model.step_graph()
+        columns: list[Array] = []
+        single = False
+        for variable, data in zip(model.inputs, model.split_inputs(x, "x"), strict=True):
+            array = as_array(data, "x")
+            if TIME in variable.shape and array.ndim == len(variable.shape) - 1:
+                array, single = np.expand_dims(array, variable.shape.index(TIME)), True
+            array = as_inputs(array, variable, "x")
+            if columns:
+                check_same_rows(columns[0], array)
+            columns.append(array)
+        rows = len(columns[0])
+        if model.stepped_rows not in (None, rows):
+            raise InvalidState(
+                explain(
+                    f"model {model.name!r} keeps states for {model.stepped_rows} sequences.",
+                    expected=f"the next steps of these: {model.stepped_rows} rows",
+                    received=f"{rows} rows",
+                    fix="model.reset_states() before other sequences",
+                )
+            )
+        times = [array.shape[1] for variable, array in zip(model.inputs, columns, strict=True) if TIME in variable.shape]
+        if len(set(times)) > 1:
+            raise InvalidValue(explain("the inputs differ in their number of time steps.", received=str(times)))
+        program = model.program_of("step", rows, graph)
+        model.stepped_rows = rows
+        length = times[0] if times else 1
+        results = [np.empty(at(head.shape, {"batch": rows, "time": length}), head.dtype) for head in model.outputs]
+        for turn in range(length):
+            for slot, variable, array in zip(slots, model.inputs, columns, strict=True):
+                if slot in program.slots:
+                    part = array[:, turn : turn + 1] if TIME in variable.shape else array
+                    program.backend.copy_in(program.slots[slot], part)
+            program.run()
+            for name, head, result in zip(model.output_names, model.outputs, results, strict=True):
+                values = program.backend.copy_out(program.outputs[name])
+                if TIME in head.shape:
+                    result[:, turn : turn + 1] = values
+                else:
+                    result[...] = values
+        single = single or not times
+        return model.joined(
+            [y[:, 0] if single and TIME in head.shape else y for y, head in zip(results, model.outputs, strict=True)]
+        )
+
+
+def reset(model: Model, name: str | None) -> None:
+    """Let the states of one layer or feedback, or of all, begin anew."""
+    from . import device as devices
+
+    with model.lock:
+        if name is not None and name not in model.states:
+            if not model.states:
+                model.step_graph()  # names follow from the first step
+            if name not in model.states:
+                raise unknown_name("state", name, model.states)
+        for own in [model.states[name]] if name is not None else model.states.values():
+            if own[0].storage is not None:
+                devices.write(own[0], np.asarray(False), own[0].device)
+        if name is None:
+            model.stepped_rows = None
