@@ -190,6 +190,17 @@ def test_sizes_that_depend_on_the_batch_are_computed(tmp_path: Path) -> None:
 
 
 @needs_runtime
+def test_sequences_of_any_length(tmp_path: Path) -> None:
+    x = af.Input([None, 3], name="x")
+    h = af.LayerNormalization()(af.Dense(4, "tanh")(x))
+    model = af.Model(x, [af.Dense(2)(h[:, 1:] * h[:, :-1]), ops.mean(h, 1)])
+    rng = np.random.default_rng(3)
+    for length in (2, 9):
+        made = check(model, tmp_path, lambda rows, n=length: {"x": rng.normal(size=(rows, n, 3)).astype("f")})
+    assert [each.dim_param for each in made.graph.input[0].type.tensor_type.shape.dim] == ["batch", "time", ""]
+
+
+@needs_runtime
 def test_graphs_of_several_inputs_and_outputs_keep_their_names(tmp_path: Path) -> None:
     student, words = af.Input([3], name="student"), af.Input([4], dtype="int64", name="words")
     inner_in = af.Input([3])
@@ -265,20 +276,29 @@ def test_without_onnx_the_error_has_the_install_line(monkeypatch: pytest.MonkeyP
     assert isinstance(caught.value, RuntimeError)
 
 
-@needs_onnx
-@pytest.mark.parametrize("op", ["uniform", "scan"])
-def test_an_operation_without_translation_is_named(op: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Noise(af.Layer):
-        def forward(self, x: Tensor) -> Tensor:
-            step = constant(1.0, "int64")
-            return x + ops.cast(ops.random.below(0.5, x.shape, step, (1, 2)), x.dtype)
+class Noise(af.Layer):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + ops.cast(ops.random.below(0.5, x.shape, constant(1.0, "int64"), (1, 2)), x.dtype)
 
-    model = af.Sequential([Noise(name="noise", input_shape=[8])])
-    (node,) = (each for each in model.graph("prediction").nodes if each.op == "uniform")
-    monkeypatch.setattr(node, "primitive", type(node.primitive)(op, node.primitive.spec))
-    with pytest.raises(af.Error, match=f"the operation '{op}' of layer 'noise' has no translation to ONNX yet: its|it is"):
+
+@needs_onnx
+@pytest.mark.parametrize(
+    ("layer", "shape", "text"),
+    [
+        (
+            lambda: Noise(name="noise"),
+            (None, 8),
+            r"operation 'uniform' of layer 'noise' has no translation to ONNX yet: .*drawn",
+        ),
+        (lambda: af.SimpleRNN(4, name="rnn"), (None, 5, 8), r"operation 'scan'.* has no translation to ONNX yet: .*feedback"),
+    ],
+)
+def test_an_operation_without_translation_is_named(layer: Any, shape: Any, text: str, tmp_path: Path) -> None:
+    model = af.Sequential([layer()])
+    model.build(shape)
+    with pytest.raises(ValueError, match=text + r"(.|\n)*fix: "):
         model.export_onnx(tmp_path / "model.onnx")
-    assert not (tmp_path / "model.onnx").exists()
+    assert not list(tmp_path.iterdir())
 
 
 @needs_onnx
