@@ -66,9 +66,9 @@ def translated(model: Model, onnx: Any) -> Any:
                 fix=f'a name of its own for the last layer, e.g. name="{shared}_out"',
             )
         )
-    builder = Builder(onnx, model.inputs, graph.outputs, _weight_names(model))
-    for node in graph.nodes:
-        builder.translate(node)
+    fixed = {} if model.steps is None else {"time": model.steps}
+    builder = Builder(onnx, model.inputs, graph.outputs, _weight_names(model), fixed)
+    builder.translate_all(graph.nodes)
     return onnx.helper.make_model(
         builder.finished(model.name, graph.outputs),
         opset_imports=[onnx.helper.make_opsetid("", _OPSET)],

@@ -23,8 +23,6 @@ REASONS = {
         "its numbers are drawn, and ONNX's generators draw others",
         'x = af.Input([n], name="noise") takes numbers that are drawn outside',
     ),
-    "scan": ("it is the loop of a model with feedback", "model.predict(x) runs it here"),
-    "result": ("it is what the loop of a model with feedback gives", "model.predict(x) runs it here"),
 }
 
 
@@ -207,6 +205,8 @@ RULES: dict[str, Any] = {
     "matmul": _plain("MatMul"),
     "sum": _reduced("ReduceSum"),
     "amax": _reduced("ReduceMax"),
+    "scan": lambda b, node, x: b.loop(node, x),
+    "result": lambda b, node, x: b.asked[id(node.inputs[0])][node.attributes["kind"], node.attributes["number"]],
     "argmax": lambda b, node, x: b.add("ArgMax", x[0], axis=-1, keepdims=0),
 }
 
