@@ -260,7 +260,7 @@ class Model(Compiled):
     def export_onnx(self, path: str | PathLike[str]) -> None:
         """Write its prediction as an ONNX file, with its weights as they are now; layers of your own and functions too.
 
-        Inputs and outputs keep their names, weights are named layer/weight, and the batch is of any size. Needs the extra
+        Inputs and outputs keep their names, weights are named layer/weight, batches are of any size. Needs the extra
         `onnx`. Raises, naming it, for an operation that ONNX has no translation of, e.g. random numbers in a prediction.
         """
         from .onnx import export
