@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -100,26 +99,24 @@ class DeviceFull(InvalidState):
     """A device has no room."""
 
 
-@contextmanager
-def roomy(name: str, what: str) -> Iterator[None]:
-    """If the device has no room for what is made inside, say so."""
-    try:
-        yield
-    except aforo_backends.OutOfMemory:
-        free = device(name).backend.free()
-        raise DeviceFull(
-            explain(
-                f"{name} has no room for {what}.",
-                received=None if free is None else f"{free:,} bytes that are free",
-                fix="a smaller batch, or fewer models and tensors on this device",
-            )
-        ) from None
+def full(target: Device, what: str) -> DeviceFull:
+    """The error for a device without room for something."""
+    free = target.backend.free()
+    return DeviceFull(
+        explain(
+            f"{target} has no room for {what}.",
+            received=None if free is None else f"{free:,} bytes that are free",
+            fix="a smaller batch, or fewer models and tensors on this device",
+        )
+    )
 
 
 def opened(target: Device, nbytes: int) -> Storage:
     """A new storage on the device."""
-    with roomy(target.name, f"{nbytes:,} bytes"):
+    try:
         return target.backend.open(nbytes)
+    except aforo_backends.OutOfMemory:
+        raise full(target, f"{nbytes:,} bytes") from None
 
 
 def strided(layout: Layout, dtype: str, sizes: Mapping[str, int], base: int = 0) -> View:

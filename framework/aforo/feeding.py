@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .device import roomy
+from aforo_backends import OutOfMemory
+
+from .device import device, full
 
 if TYPE_CHECKING:
     from aforo_backends.contract import Backend, Feed
@@ -32,21 +34,28 @@ class Feeding:
 
     def _follow(self) -> None:
         backend = self._model.backend
-        if backend is not self._backend:
-            with roomy(self._model.device, "the data"):
-                self._feed = backend.feed(self._columns, self._most_rows, self._again)
-                self._feed.arrange(self._order)
-            self._backend = backend
+        if backend is self._backend:
+            return
+        try:
+            self._feed = backend.feed(self._columns, self._most_rows, self._again)
+            self._feed.arrange(self._order)
+        except OutOfMemory:
+            raise full(device(self._model.device), "the data") from None
+        self._backend = backend
 
     def arrange(self, order: Array | None) -> None:
         """The order of the rows from here on; None: as they lie."""
         self._follow()
         self._order = order
-        with roomy(self._model.device, "the order of the rows"):
+        try:
             self._feed.arrange(order)
+        except OutOfMemory:
+            raise full(device(self._model.device), "the order of the rows") from None
 
     def put(self, slots: Sequence[Any], start: int, stop: int) -> None:
         """Fill a slot for each column with these rows."""
         self._follow()
-        with roomy(self._model.device, "batches on their way"):
+        try:
             self._feed.put(slots, start, stop)
+        except OutOfMemory:
+            raise full(device(self._model.device), "two batches on their way") from None
