@@ -95,6 +95,7 @@ _MORE = [
 ]
 
 
+@pytest.mark.about_numpy
 @needs_runtime
 @pytest.mark.parametrize(
     ("name", "sample", "dtype"), [*CASES, *_BOOL, *_MORE], ids=lambda v: str(getattr(v, "shapes", v)).replace(" ", "")
