@@ -537,3 +537,11 @@ def test_kernels_whose_libraries_were_tidied_away_are_made_again(monkeypatch, tm
 def test_arrays_of_dtypes_that_nobody_has_are_refused():
     with pytest.raises(ValueError, match="does not let itself be taken over"):
         af.from_dlpack(np.array([1.0], ">f4"))
+
+
+@needs_compiler
+def test_a_count_of_the_rows_grows_within_the_bytes_it_was_rounded_up_to():
+    x = af.Input([1])
+    model = af.Model(x, x + af.ops.reshape(af.ops.iota(x.shape[0], "float32"), (x.shape[0], 1))).to("simulated")
+    for rows in (1, 7, 3, 9):
+        np.testing.assert_array_equal(model.predict(np.zeros((rows, 1)))[:, 0], np.arange(rows))

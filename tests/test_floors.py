@@ -72,6 +72,7 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
     ("aforo.model", "aforo.simplify"): "Model.simplify hands the model over; imported at the call",
     ("aforo.model", "aforo.io"): "Model.save and load_weights hand the model to the files; imported at the call",
     ("aforo.model", "aforo.diagnose"): "Model.diagnose hands the model over; imported at the call",
+    ("aforo.model", "aforo.onnx"): "Model.export_onnx hands the model over; imported at the call",
 }
 
 

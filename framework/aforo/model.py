@@ -276,6 +276,16 @@ class Model(Compiled):
         """Inputs and outputs in the form this model was given its own: one, a list, or a dict by name."""
         return self._inputs.joined(inputs), self._outputs.joined(outputs)
 
+    def export_onnx(self, path: str | PathLike[str]) -> None:
+        """Write its prediction as an ONNX file, with its weights as they are now; layers of your own and functions too.
+
+        Inputs and outputs keep their names, weights are named layer/weight, batches are of any size. Needs the extra
+        `onnx`. Raises, naming it, for an operation that ONNX has no translation of, e.g. random numbers in a prediction.
+        """
+        from .onnx import export
+
+        export(self, path)
+
     def summary(self) -> None:
         """Print the layers, their output shapes and parameters."""
         from .summary import print_summary
