@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
+from sys import is_finalizing
 from threading import RLock
 from typing import Any
 
@@ -153,6 +154,8 @@ class Block:
         driver.opened += 1
 
     def __del__(self) -> None:
+        if is_finalizing is None or is_finalizing():
+            return  # the process ends, and what this needs may be gone
         # What is queued may still use this memory, as on a GPU, where the pool keeps order for the stream.
         if self._driver.queue or self._driver.uploads:
             self._driver.synchronize()
