@@ -364,6 +364,7 @@ def test_without_room_the_error_says_what_is_planned_what_is_free_and_the_larges
         af.tensor(np.zeros(1000), device="simulated")
 
 
+@pytest.mark.about_numpy
 @needs_compiler
 def test_products_run_in_tf32_where_the_model_asks_for_it():
     x, _ = data()
@@ -385,6 +386,7 @@ def test_products_run_in_tf32_where_the_model_asks_for_it():
 # --- other libraries --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.about_numpy
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64", "bool"])
 def test_tensors_go_to_other_libraries_and_come_back(dtype):
     values = np.arange(6).reshape(2, 3).astype(dtype)
