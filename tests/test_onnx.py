@@ -184,6 +184,7 @@ def test_sizes_that_depend_on_the_batch_are_computed(tmp_path: Path) -> None:
         share = x - ops.mean(x, 0)  # a sum over the batch, and its count
         place = ops.reshape(ops.cast(ops.iota(rows, "int64"), "float32"), (rows, 1))
         twice = ops.reshape(ops.concatenate([x, x], 0), (2, rows, 3))
+        share = share + ops.sum(ops.broadcast_to(x[:, :1], x.shape) * ops.broadcast_to(x[:, 1:2], x.shape), 1, keepdims=True)
         return share + place + twice[1] + ops.broadcast_to(x[-1:], x.shape) + ops.softmax(x @ x.T) @ x
 
     x = af.Input([3])

@@ -94,7 +94,7 @@ def test_random_state_makes_fits_repeatable_and_leaves_other_seeds_alone() -> No
 def test_a_weight_of_two_is_a_row_twice(kind: str) -> None:
     x, y = digits(60) if kind == "Classifier" else diabetes()
     x, y = x[:60], y[:60]
-    weights = np.arange(60) % 3
+    weights = np.arange(60) % 4
     options = {"batch_size": 200, "optimizer": af.SGD(0.05), "epochs": 20}
     a = estimator(kind, **options).fit(x, y, sample_weight=weights)
     b = estimator(kind, **options).fit(np.repeat(x, weights, axis=0), np.repeat(y, weights))
