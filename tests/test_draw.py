@@ -14,7 +14,8 @@ import pytest
 
 import aforo as af
 from aforo.draw import NOTATIONS, SCALES, Picture, sketch
-from aforo.draw.canvas import Canvas, Circle, Rect, Text, contrast
+from aforo.draw.canvas import PAPER, Canvas, Circle, Rect, Text, along, contrast
+from aforo.draw.canvas import Path as Link
 from aforo.draw.columns import EDGES, of_neurons, of_values, sampled
 from aforo.draw.layout import Box, Edge, arrange, crossings
 from aforo.draw.neurons import circuit
@@ -134,6 +135,24 @@ def test_the_nine_pictures_of_a_net_differ_in_what_is_drawn(net: str) -> None:
     assert len(set(pictures)) == 9
     for (a, one), (b, other) in combinations(enumerate(kinds), 2):
         assert one != other, f"{COMBINATIONS[a]} and {COMBINATIONS[b]} have the same shapes"
+
+
+@pytest.mark.parametrize("net", [*NETS, "cyclic"])
+@pytest.mark.parametrize("notation", ["layers", "values", "neurons"])
+def test_no_link_runs_through_a_label_of_the_numbers(net: str, notation: str) -> None:
+    canvas = canvas_of(net, "numbers", notation)
+    links = [(place, shape) for place, shape in enumerate(canvas.shapes) if isinstance(shape, Link)]
+    grounds = [(place, shape) for place, shape in enumerate(canvas.shapes) if isinstance(shape, Rect) and shape.fill == PAPER]
+    for text in canvas.texts:
+        left, top, right, bottom = text.box
+        under = [i for i, link in links if any(left < x < right and top < y < bottom for x, y in along(link))]
+        covers = [
+            place for place, g in grounds
+            if g.opacity == 1 and g.x <= left and g.y <= top and g.x + g.width >= right and g.y + g.height >= bottom
+        ]  # fmt: skip
+        assert not under or any(place > max(under) for place in covers), f"links run through {text.text!r}"
+        if notation == "values" and text.text.startswith("·"):  # what is written along links is beside them
+            assert not under, f"links pass behind {text.text!r}"
 
 
 def test_the_checks_of_this_file_see_faults() -> None:

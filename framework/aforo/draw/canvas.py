@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from itertools import pairwise
@@ -161,6 +161,20 @@ def pieces(path: Path) -> list[tuple[str, tuple[Point, ...]]]:
         found.append(("Q", (at, _towards(at, after))))
     found.append(("L", (points[-1],)))
     return found
+
+
+def along(path: Path) -> Iterator[Point]:
+    """Points along the path, close to one another."""
+    at = path.points[0]
+    for _, run in pieces(path):
+        hull = (at, *run)
+        steps = max(int(max(abs(x - at[0]) + abs(y - at[1]) for x, y in run) / 8), 1)
+        for k in range(1, steps + 1):
+            points, t = hull, k / steps
+            while len(points) > 1:  # de Casteljau's algorithm; a line is a curve of degree 1
+                points = tuple((a + (c - a) * t, b + (d - b) * t) for (a, b), (c, d) in pairwise(points))
+            yield points[0]
+        at = run[-1]
 
 
 def _towards(at: Point, other: Point, corner: float = 12.0) -> Point:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,14 +10,31 @@ from typing import Any
 import numpy as np
 
 from ..outline import Outline, Step
-from .canvas import FAINT, LATE, LINE, PAPER, Canvas, Circle, Path, Rect, Text, mixed, readable_on, shortened, text_width
+from .canvas import (
+    FAINT,
+    LATE,
+    LINE,
+    PAPER,
+    Canvas,
+    Circle,
+    Path,
+    Point,
+    Rect,
+    Text,
+    along,
+    mixed,
+    readable_on,
+    shortened,
+    text_width,
+)
 from .columns import EDGES, Bundle, Column, Columns, of_layers, of_neurons, of_values, sampled
 from .layout import Edge
-from .sheet import MARGIN, NEURON, VALUE, Node, color_of, edge_of, late_label, place
+from .sheet import HEAD, MARGIN, NEURON, VALUE, Node, color_of, edge_of, late_label, place
 
 Array = np.ndarray[Any, Any]
 _NEGATIVE, _ZERO, _POSITIVE = "#1f4fb8", "#f4f4f6", "#c2321f"
 _BYTES = 1_900_000
+_RAISED = 12  # places for a label along links, each a little above the last; higher up, it would seem another column's
 _RIBBON = 46.0  # height of a lane for many late links side by side
 _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
@@ -201,16 +219,46 @@ def _painted(notation: str, outline: Outline, whole: Columns, found: Columns, nu
     routes = dict(zip(pairs, layout.routes, strict=True))
     for bundle in found.bundles:
         _paint_links(canvas, found, bundle, placed, routes[bundle.source, bundle.target, bundle.late], numbers)
+    written = any(node.before for node in nodes)
+    links = sorted(point for shape in canvas.shapes if written and isinstance(shape, Path) for point in along(shape))
+    painted = []
     for node, (x, y) in zip(nodes, layout.centers, strict=True):
-        node.paint(canvas, x, y)
+        painted.append(Canvas(""))
+        node.paint(painted[-1], x, y)
+    own = [text for units in painted for text in units.texts if text.ground == PAPER]
+    over: list[Text] = []
     for node, here in zip(nodes, placed, strict=True):
         for line in node.before:
-            label = Text(here.x - (node.width + node.box.before) / 2, here.y - here.height / 2 - 10, line, 12)
-            left, top, right, bottom = label.box
-            canvas.add(Rect(left - 3, top - 2, right - left + 6, bottom - top + 4, PAPER, PAPER, 3.0, opacity=0.85), label)
+            x, y = here.x - (node.width + node.box.before) / 2, here.y - here.height / 2 - 10
+            options = [Text(x, y - 8.0 * k, line, 12) for k in range(_RAISED) if not k or y - 8.0 * k > HEAD]
+            over.append(_free(options, [*own, *over], links))
+    canvas.add(*map(_ground, [*own, *over]), *(shape for units in painted for shape in units.shapes), *over)
     if numbers is not None:
         _legend(canvas, numbers)
     return canvas
+
+
+def _free(options: list[Text], labels: list[Text], links: list[Point]) -> Text:
+    """The first place, of several above one another, that no label takes and no link passes; else the one that fewest pass."""
+    left, _, right, _ = options[0].box
+    beside = [text.box for text in labels if left < text.box[2] and text.box[0] < right]
+    heights = sorted(y for _, y in links[bisect_left(links, (left, 0.0)) : bisect_left(links, (right, 0.0))])
+    best, fewest = options[0], (True, len(heights) + 1)
+    for text in options:
+        _, top, _, bottom = text.box
+        passing = bisect_left(heights, bottom) - bisect_left(heights, top)
+        found = any(top < other[3] and other[1] < bottom for other in beside), passing
+        if found < fewest:
+            best, fewest = text, found
+        if fewest == (False, 0):
+            break
+    return best
+
+
+def _ground(text: Text) -> Rect:
+    """What a label stands on, so that links end behind it."""
+    left, top, right, bottom = text.box
+    return Rect(left - 2, top - 1, right - left + 4, bottom - top + 2, PAPER, PAPER, 0.0)
 
 
 def _paint_links(
