@@ -39,7 +39,15 @@ FLOORS: list[list[str]] = [
     ["aforo.compiled"],
     ["aforo.model"],
     ["aforo.sequential"],
-    ["aforo.training", "aforo.history", "aforo.callbacks", "aforo.progress", "aforo.economy", "aforo.stepping"],
+    [
+        "aforo.training",
+        "aforo.history",
+        "aforo.callbacks",
+        "aforo.progress",
+        "aforo.samples",
+        "aforo.economy",
+        "aforo.stepping",
+    ],
     ["aforo.outline"],
     ["aforo.memory", "aforo.summary", "aforo.probe"],
     [

@@ -58,8 +58,8 @@ class Model(Compiled):
 
         memory_budget: the most bytes that training may own, e.g. "8GiB". If whole batches do not fit, they run in micro-batches
         (the same gradients to rounding; statistics of the batch are then those of each micro-batch) or compute activations
-        again, whichever takes less time. It prints which, and history.plan holds it; raises before the first step, with the
-        smallest budget that would do, if nothing fits.
+        again, whichever takes less time. A loss that is no mean over samples never runs in micro-batches. It prints which way,
+        and history.plan holds it; raises before the first step, with the smallest budget that would do, if nothing fits.
         """
         return training.fit(
             self,
