@@ -158,20 +158,20 @@ class Model(Compiled):
 
         return max_batch_size(self, budget, training, device, length)
 
-    def _too_large(self, error: devices.DeviceFull, kind: str, batch: int, time: int) -> devices.DeviceFull:
+    def _too_large(self, error: devices.DeviceFull, kind: str, batch: int, time: int, weighted: bool) -> devices.DeviceFull:
         """The error for a batch that the device has no room for, with the largest one that it has room for."""
         free = self.backend.free()
         if free is None or kind in steps.PARTS:
             return error
         from .memory.inverse import max_batch_size
 
-        own = [each for each in (*self._carried(), *self._slots_of_batches()) if each.storage is not None]
+        own = [each for each in self.graph(kind, weighted).variables if each.storage is not None]
         room = free + self._workspace.held_bytes + sum(each.storage.nbytes for each in own)
-        training = kind == steps.TRAINING
         length = time if any(TIME in x.shape for x in self.inputs) else None
-        planned = self.memory(batch, training, length=length).total_bytes
+        planned = self.memory(batch, length=length, programs=[kind], weighted=weighted).total_bytes
         try:
-            fix = f"batch_size={max_batch_size(self, room, training, None, length)}, the largest that fits now"
+            largest = max_batch_size(self, room, length=length, programs=[kind], weighted=weighted)
+            fix = f"batch_size={largest}, the largest that fits now"
         except InvalidValue:
             fix = "a smaller model: not even a batch of 1 fits now"
         return devices.DeviceFull(
