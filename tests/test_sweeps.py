@@ -361,3 +361,9 @@ def test_bad_input_is_refused_before_anything_is_built(arguments: dict[str, Any]
 def test_questions_that_make_no_sense_are_refused(call: Callable[[af.Model], Any], said: str) -> None:
     with pytest.raises(af.Error, match=said):
         call(build(8))
+        (lambda m: m.memory(32, training=False, memory_budget="nonsense"), "memory_budget is no amount of memory"),
+        (lambda m: m.memory(32, training=False, memory_budget="8GiB"), r"no training in it(.|\n)*memory_budget='8GiB'"),
+        (
+            lambda m: m.memory(32, programs=["evaluation"], memory_budget=10**9),
+            r"decides how training runs(.|\n)*fix: model.memory",
+        ),

@@ -137,7 +137,8 @@ class Model(Compiled):
         length: time steps, for models whose inputs have a time axis. rows, validation_rows: those of a fit; data_bytes is what
         it holds besides, and batches are no larger than the data. weighted: with a weight for each sample or class.
         programs: several of "training", "evaluation" and "prediction", for a model that runs them all in one arena.
-        memory_budget: training runs as `fit` would within it.
+        memory_budget: training, and validation_rows, run as `fit` would within it. Further programs run whole batches, as they
+        do after a fit, and may take the total beyond it.
         """
         from .memory.measure import report
 
