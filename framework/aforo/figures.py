@@ -9,7 +9,7 @@ from typing import Any
 
 from .errors import InvalidState, InvalidType, InvalidValue, explain
 
-_SUFFIXES = (".png", ".svg", ".pdf")
+SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def figure(width: float, height: float, what: str = "this picture") -> Any:
@@ -70,7 +70,7 @@ class Chart:
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write it as .png, .svg or .pdf."""
-        file = checked_path(path, _SUFFIXES, self._call)
+        file = checked_path(path, SUFFIXES, self._call)
         self.figure.savefig(file, dpi=144)
 
     def _repr_png_(self) -> bytes:
@@ -83,7 +83,7 @@ def curves(history: dict[str, list[float]], epochs: list[int], path: str | PathL
     """A panel for the loss, and one for each metric; what was validated lies beside what was trained."""
     call = "history.plot"
     if path is not None:
-        checked_path(path, _SUFFIXES, call)
+        checked_path(path, SUFFIXES, call)
     if not epochs:
         raise InvalidState(explain("this history holds no epoch.", expected="a fit", fix="history = model.fit(x, y)"))
     names = [name for name in history if not name.startswith("val_")] or list(history)
