@@ -15,6 +15,7 @@ from nets import random_net
 
 import aforo as af
 from aforo.memory import Report
+from aforo.memory.formula import fit
 from aforo.memory.inverse import _largest
 
 OPTIMIZERS = ["sgd", "adam", af.SGD(momentum=0.9), "rmsprop", "adagrad"]
@@ -150,6 +151,32 @@ def test_the_formula_of_a_linear_family_is_nearly_exact() -> None:
     ("batch_sizes", "widths", "known"),
     [
         ([32], [16], (False, False, False, False)),
+def test_terms_that_make_no_difference_are_left_out() -> None:
+    """What least squares leave of them is neither a coefficient nor a line."""
+    reports = [[_Cell(64 * b + 8 * n + 100, 64 * b) for n in (16, 300, 1000)] for b in (7, 64, 1000)]
+    f = fit(reports, (7, 64, 1000), (16, 300, 1000))  # type: ignore[arg-type]
+    assert (f.per_sample_unit, f.per_unit_pair) == (0.0, 0.0)
+    assert str(f) == "bytes ≈ 100 + 64 · b + 8 · n  (within 0.0%)"
+    assert f.lines() == [f"{f}; b = batch size, n = width"]
+
+
+class _Cell:
+    """A report of given bytes, of which some move with the batch."""
+
+    def __init__(self, total: int, batch: int) -> None:
+        self.total_bytes, self.batch_bytes, self.arena_bytes, self.state_bytes = total, batch, 0, 0
+
+
+def test_layers_are_counted_in_their_own_dtype() -> None:
+    def make(dtype: str) -> Any:
+        return lambda width: af.Sequential([af.Dense(width, "relu", input_shape=[64]), af.Dense(64)], dtype=dtype)
+
+    for dtype in ("float32", "float64"):
+        s = af.memory.sweep(make(dtype), [64, 128, 256], [128, 256, 512], training=False)
+        assert f"as 1.0 layers' activations in {dtype}" in "\n".join(s.formula.lines())
+        assert s.to_dict()["formula"]["dtype"] == dtype
+
+
         ([32, 64], [16], (True, False, False, False)),
         ([32], [16, 32], (False, True, False, False)),
         ([32, 64], [16, 32], (True, True, True, False)),

@@ -40,6 +40,7 @@ class Sweep:
     lengths: tuple[int, ...] | None = None
 
     @property
+    dtype: str = "float32"
     def columns(self) -> tuple[int, ...] | None:
         """The widths, or the lengths."""
         return self.widths or self.lengths
@@ -51,7 +52,8 @@ class Sweep:
 
     @cached_property
     def formula(self) -> Formula:
-        return fit(self.reports, self.batch_sizes, self.columns, *(["T", "time steps"] if self.lengths else []))
+        symbol, means = ("T", "time steps") if self.lengths else ("n", "width")
+        return fit(self.reports, self.batch_sizes, self.columns, symbol, means, self.dtype)
 
     @property
     def symbol(self) -> str:
@@ -167,7 +169,7 @@ def sweep(
         model = built(build, width, training)
         for row, batch_size in zip(reports, rows, strict=True):
             row.extend(report(model, batch_size, training, target, time) for time in times or (length,))
-    return Sweep(rows, columns, tuple(map(tuple, reports)), limit, times)
+    return Sweep(rows, columns, tuple(map(tuple, reports)), limit, times, model.outputs[0].dtype)
 
 
 def _sizes(name: str, sizes: Any) -> tuple[int, ...]:
