@@ -173,6 +173,19 @@ def test_the_installed_command_is_the_same(file: str) -> None:
 
 
 @pytest.mark.parametrize(("scale", "notation"), [("layers", "layers"), ("vectors", "values"), ("numbers", "neurons")])
+def test_a_reader_that_has_read_enough_changes_no_exit_code(file: str) -> None:
+    root = Path(__file__).parents[1]
+    path = os.pathsep.join([str(root / "framework"), str(root / "backends")])
+    for arguments, code in ((["--json"], 0), (["--budget", "1kB"], 1)):
+        command = [sys.executable, "-m", "aforo", "plan", f"{file}:build", *arguments]
+        reading, writing = os.pipe()
+        os.close(reading)
+        environment = {**os.environ, "PYTHONPATH": path}
+        done = subprocess.run(command, env=environment, stdout=writing, stderr=subprocess.PIPE, text=True)
+        os.close(writing)
+        assert done.returncode == code and done.stderr == "loading\n"
+
+
 def test_draw_writes_the_picture_that_the_model_draws(
     file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], scale: str, notation: str
 ) -> None:
