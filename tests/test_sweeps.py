@@ -325,10 +325,10 @@ def broken(width: int) -> Any:
 @pytest.mark.parametrize(
     ("width", "kind", "said"),
     [
-        (300, ValueError, r"build\(300\) fails(.|\n)*KeyError: 'no such width'"),
-        (301, TypeError, r"build\(301\) gives no model(.|\n)*return model"),
-        (302, RuntimeError, r"build\(302\) gives a model that is not compiled(.|\n)*model.compile"),
-        (303, RuntimeError, r"build\(303\) gives a model that does not know its input size(.|\n)*input_shape"),
+        (300, ValueError, r"broken\(300\) fails(.|\n)*KeyError: 'no such width'"),
+        (301, TypeError, r"broken\(301\) gives no model(.|\n)*return model"),
+        (302, RuntimeError, r"broken\(302\) gives a model that is not compiled(.|\n)*model.compile"),
+        (303, RuntimeError, r"broken\(303\) gives a model that does not know its input size(.|\n)*input_shape"),
     ],
 )
 def test_a_build_that_fails_at_one_width_names_it(width: int, kind: type[Exception], said: str) -> None:

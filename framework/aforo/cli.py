@@ -190,13 +190,11 @@ def _add_draw(commands: Any) -> None:
 
 
 def _draw(options: argparse.Namespace) -> int:
+    from .memory.sweep import built
+
     with redirect_stdout(sys.stderr):  # what the file prints is no part of the answer
-        width = [] if options.width is None else [options.width]
-        model = _checked(_loaded(options.build), options.build, bool(width))(*width)
-    if not isinstance(model, Model):
-        fix = "return model"
-        received = type(model).__name__
-        raise InvalidType(explain(f"{options.build} gives no model.", expected="an aforo model", received=received, fix=fix))
+        build = _checked(_loaded(options.build), options.build, options.width is not None)
+        model = built(build, options.width, training=False)
     picture = model.draw(options.out, options.scale, options.notation)
     _say(f"{options.out}: {picture.canvas.width:.0f} × {picture.canvas.height:.0f} pixels")
     return 0

@@ -184,7 +184,16 @@ def _sizes(name: str, sizes: Any) -> tuple[int, ...]:
 
 
 def built(build: Build, width: int | None, training: bool) -> Model:
-    """What `build` makes of a width. Raises, naming the width, if it fails or gives no model that can be planned."""
+    """What `build` makes of a width. Raises, naming both, if it fails or gives no model that can be planned."""
+    if isinstance(build, Model):
+        raise InvalidType(
+            explain(
+                "a model is no build function: it has its width already.",
+                expected="a function: build(width) -> compiled model",
+                received=repr(build),
+                fix="af.memory.sweep(lambda: model, batch_sizes=[32, 64])",
+            )
+        )
     if not callable(build):
         raise InvalidType(
             explain(
@@ -194,10 +203,11 @@ def built(build: Build, width: int | None, training: bool) -> Model:
                 fix="def build(width): …; model.compile(loss=…); return model",
             )
         )
-    call = f"build({'' if width is None else width})"
+    name = getattr(build, "__name__", "")
+    call = f"{name if name.isidentifier() else 'build'}({'' if width is None else width})"
     try:
         model = build() if width is None else build(width)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InvalidValue(
             explain(f"{call} fails.", expected="a compiled model", received=f"{type(error).__name__}: {error}")
         ) from error
