@@ -97,8 +97,12 @@ def test_the_csv_holds_every_cell(tmp_path: Path) -> None:
     assert [row["fits"] for row in rows] == ["1", "0", "1", "0"]
     with pytest.raises(ValueError, match=r"nowhere/plan.csv' cannot be written"):
         s.to_csv("nowhere/plan.csv")
-    with pytest.raises(TypeError, match="given by its path"):
+    with pytest.raises(TypeError, match=r'given by its path(.|\n)*fix: sweep.to_csv\("plan.csv"\)'):
         s.to_csv(3.5)
+    with pytest.raises(TypeError, match=r'fix: sweep.to_html\("plan.html"\)'):
+        s.to_html(None)
+    with pytest.raises(TypeError, match=r'fix: report.to_html\("plan.html"\)'):
+        s.reports[0][0].to_html(None)
 
 
 def test_a_sweep_is_plain_data_that_json_can_write() -> None:
@@ -147,10 +151,6 @@ def test_the_formula_of_a_linear_family_is_nearly_exact() -> None:
     assert f.per_unit_pair == pytest.approx(0, abs=0.01) and f.worst_error < 0.01
 
 
-@pytest.mark.parametrize(
-    ("batch_sizes", "widths", "known"),
-    [
-        ([32], [16], (False, False, False, False)),
 def test_terms_that_make_no_difference_are_left_out() -> None:
     """What least squares leave of them is neither a coefficient nor a line."""
     reports = [[_Cell(64 * b + 8 * n + 100, 64 * b) for n in (16, 300, 1000)] for b in (7, 64, 1000)]
@@ -177,6 +177,10 @@ def test_layers_are_counted_in_their_own_dtype() -> None:
         assert s.to_dict()["formula"]["dtype"] == dtype
 
 
+@pytest.mark.parametrize(
+    ("batch_sizes", "widths", "known"),
+    [
+        ([32], [16], (False, False, False, False)),
         ([32, 64], [16], (True, False, False, False)),
         ([32], [16, 32], (False, True, False, False)),
         ([32, 64], [16, 32], (True, True, True, False)),
@@ -349,6 +353,10 @@ def test_a_build_that_fails_at_one_width_names_it(width: int, kind: type[Excepti
         ({"widths": "256"}, "widths is a list of sizes"),
         ({"widths": [0]}, "widths must be 1 or more"),
         ({"batch_sizes": [32.5]}, "batch_sizes must be a whole number"),
+        ({"batch_sizes": iter([np.int64(32), 8.0])}, r"must be a whole number(.|\n)*fix: batch_sizes=\[32, 8\]"),
+        ({"batch_sizes": [32.0, 8]}, r"must be a whole number(.|\n)*fix: batch_sizes=\[32, 8\]"),
+        ({"widths": [16, -1, "x"]}, r"must be 1 or more(.|\n)*fix: widths=\[16, 1, 32\]"),
+        ({"build": build(8)}, r"a model is no build function(.|\n)*sweep\(lambda: model"),
         ({"device": "cdua"}, r"no device named 'cdua'(.|\n)*cpu, cuda, simulated(.|\n)*did you mean 'cuda'"),
         ({"budget": "8G"}, r"budget is no amount of memory(.|\n)*binary"),
         ({"budget": 0}, "budget must be at least one byte"),
@@ -383,14 +391,14 @@ def test_bad_input_is_refused_before_anything_is_built(arguments: dict[str, Any]
         (lambda m: m.memory(32, programs=["trainig"]), r"no program named 'trainig'(.|\n)*did you mean 'training'"),
         (lambda m: m.memory(32, programs="training"), "programs is a list"),
         (lambda m: m.memory(32, programs=[]), "programs is a list"),
-    ],
-)
-def test_questions_that_make_no_sense_are_refused(call: Callable[[af.Model], Any], said: str) -> None:
-    with pytest.raises(af.Error, match=said):
-        call(build(8))
         (lambda m: m.memory(32, training=False, memory_budget="nonsense"), "memory_budget is no amount of memory"),
         (lambda m: m.memory(32, training=False, memory_budget="8GiB"), r"no training in it(.|\n)*memory_budget='8GiB'"),
         (
             lambda m: m.memory(32, programs=["evaluation"], memory_budget=10**9),
             r"decides how training runs(.|\n)*fix: model.memory",
         ),
+    ],
+)
+def test_questions_that_make_no_sense_are_refused(call: Callable[[af.Model], Any], said: str) -> None:
+    with pytest.raises(af.Error, match=said):
+        call(build(8))

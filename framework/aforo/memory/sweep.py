@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from math import isfinite
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -38,9 +40,9 @@ class Sweep:
     reports: tuple[tuple[Report, ...], ...]
     budget: int | None = None
     lengths: tuple[int, ...] | None = None
+    dtype: str = "float32"
 
     @property
-    dtype: str = "float32"
     def columns(self) -> tuple[int, ...] | None:
         """The widths, or the lengths."""
         return self.widths or self.lengths
@@ -99,7 +101,7 @@ class Sweep:
                 fits = [] if self.budget is None else [int(each.total_bytes <= self.budget)]
                 cells = [batch_size, width, each.total_bytes, *(getattr(each, name) for name in _COLUMNS), *fits]
                 lines.append([str(cell) for cell in cells])
-        write(path, "".join(",".join(line) + "\n" for line in lines))
+        write(path, 'sweep.to_csv("plan.csv")', "".join(",".join(line) + "\n" for line in lines))
 
     def to_html(self, path: Any) -> None:
         """Write a page to look at and to share: the table as a map, and every cell's timeline. It needs no network."""
@@ -108,7 +110,9 @@ class Sweep:
         widths = self.columns or (None,)
         axis = ("time steps" if self.lengths else "width", self.symbol)
         formula = "\n".join(self.formula.lines())
-        write_page(path, self.title, self.reports, self.batch_sizes, widths, self.budget, formula, axis)
+        write_page(
+            path, 'sweep.to_html("plan.html")', self.title, self.reports, self.batch_sizes, widths, self.budget, formula, axis
+        )
 
     def plot(self, path: Any = None) -> Any:
         """A heat map with the budget drawn as a line; saved if a path is given. Needs matplotlib: pip install 'aforo[plot]'."""
@@ -177,7 +181,9 @@ def _sizes(name: str, sizes: Any) -> tuple[int, ...]:
         raise InvalidType(
             explain(f"{name} is a list of sizes.", expected="e.g. [32, 64]", received=repr(sizes), fix=f"{name}=[32, 64]")
         )
-    found = tuple(whole(name, size, 1) for size in sizes)
+    given = list(sizes)
+    meant = [max(1, round(float(size))) if isinstance(size, Real) and isfinite(size) else 32 for size in given]
+    found = tuple(whole(name, size, 1, f"{name}={meant}") for size in given)
     if not found:
         raise InvalidValue(explain(f"{name} is empty.", expected="at least one size", fix=f"{name}=[32, 64]"))
     return found
