@@ -10,6 +10,7 @@ step format "$python" -m ruff format --no-cache --check .
 step lint "$python" -m ruff check --no-cache .
 step types "$python" -m mypy
 step "tests, import floors among them" "$python" -m pytest
+step "the same tests on the simulated device" env AFORO_TEST_DEVICE=simulated "$python" -m pytest
 step "README and examples" "$python" ci/documents.py
 [ -z "$(git status --porcelain --ignored=no 2>/dev/null | grep '^??' || true)" ] || { git status --short; echo "untracked files"; exit 1; }
 printf '\nall checks passed\n'

@@ -462,3 +462,108 @@ def test_what_cannot_be_taken_or_handed_over_is_refused():
 def test_the_simulated_device_hands_nothing_over():
     with pytest.raises(ValueError, match=r"cannot be handed over(.|\n)*t\.to\(\"cpu\"\)"):
         np.from_dlpack(af.tensor([1.0], device="simulated"))
+
+
+# --- found by use -----------------------------------------------------------------------------------------------------
+
+
+@needs_compiler
+@pytest.mark.parametrize(("start", "end"), [("simulated", "simulated:1"), ("cpu", "simulated"), ("simulated", "cpu")])
+@pytest.mark.parametrize("when", ["on_epoch_end", "on_train_batch_end"])
+def test_a_callback_may_move_the_model_while_it_trains(start, end, when):
+    x, y = data()
+    options: Any = {"epochs": 3, "batch_size": 8, "seed": 1, "verbose": 0, "validation_data": data(13)}
+    still, moving = network(af.SGD(0.1, momentum=0.9)), network(af.SGD(0.1, momentum=0.9)).to(start)
+    move = af.callbacks.LambdaCallback(**{when: lambda number, logs: moving.to(end) and None})
+    a, b = still.fit(x, y, **options), moving.fit(x, y, callbacks=[move], **options)
+    assert moving.device == end
+    for name, figures in a.history.items():
+        np.testing.assert_allclose(figures, b.history[name], rtol=1e-4, err_msg=name)
+
+
+@needs_compiler
+def test_models_on_one_device_may_run_in_several_threads():
+    from concurrent.futures import ThreadPoolExecutor
+
+    x, _ = data(20)
+    models = [network().to("simulated") for _ in range(4)]
+    expected = [model.predict(x) for model in models]
+
+    def same(i: int) -> bool:
+        return all(np.allclose(models[i].predict(x, batch_size=7), expected[i], atol=1e-6) for _ in range(15))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(same, range(4)))
+
+
+@needs_compiler
+def test_weights_without_memory_go_where_their_model_is_or_where_they_are_used():
+    x, _ = data(5)
+    there = af.tensor(x, device="simulated")
+    model = network().to("simulated")
+    assert model.layers[0].kernel.device == "simulated"
+    model.layers[0].kernel.assign(np.zeros((6, 16)))
+    model.predict(x)
+    fresh = network().to("simulated")
+    assert fresh(there).device == "simulated"
+    np.testing.assert_allclose(fresh(there).numpy(), fresh.predict(x), atol=1e-6)
+    assert af.Dense(3)(there).device == "simulated"
+    grown = af.Sequential([af.Dense(3, input_shape=[6])]).to("simulated")
+    grown.add(af.Dense(2))
+    assert grown(there).numpy().shape == (5, 2)
+    # A layer that another model took away comes back with the next move.
+    inner = network()
+    a = af.Input([6])
+    outer = af.Model(a, inner(a)).to("simulated")
+    expected = outer.predict(x)
+    np.testing.assert_allclose(inner.to("cpu").predict(x), expected, atol=1e-6)
+    np.testing.assert_allclose(outer.to("simulated").predict(x), expected, atol=1e-6)
+
+
+@needs_compiler
+def test_without_room_for_data_on_its_way_the_error_says_so(monkeypatch):
+    x, y = data(4000)
+    model = network().to("simulated")
+    model.train_on_batch(x[:20], y[:20])
+    gc.collect()
+    monkeypatch.setattr(driver(), "limit", driver().held + 600)
+    for run in (lambda: model.fit(x, y, batch_size=20, verbose=0), lambda: model.evaluate(x, y, batch_size=20)):
+        with pytest.raises(RuntimeError, match=r"simulated has no room for (.|\n)*bytes that are free(.|\n)*fix:") as caught:
+            run()
+        assert isinstance(caught.value, af.Error)
+    monkeypatch.setattr(driver(), "limit", None)
+    model.fit(x, y, batch_size=20, verbose=0)
+
+
+@needs_compiler
+def test_numbers_that_are_not_finite_reach_a_kernel():
+    x = np.array([0.5, 1.0, 2.0], "float32")
+    for exponent in (float("inf"), float("-inf")):
+        t = abs(af.tensor(x, device="simulated")) ** exponent
+        np.testing.assert_array_equal(t.numpy(), x**exponent)
+
+
+@needs_compiler
+def test_a_kernel_that_does_not_compile_harms_no_other(monkeypatch):
+    from aforo_backends import source
+
+    monkeypatch.setitem(source.EXPRESSIONS, "tan", "no_such_function(a)")
+    x, _ = data(3)
+    with pytest.raises(RuntimeError, match="no_such_function"):
+        af.ops.tan(af.tensor(x, device="simulated")).numpy()
+    assert network().to("simulated").predict(x).shape == (3, 3)
+
+
+@needs_compiler
+def test_kernels_whose_libraries_were_tidied_away_are_made_again(monkeypatch, tmp_path):
+    monkeypatch.setenv("AFORO_KERNELS", str(tmp_path))
+    for _ in range(2):  # the second process finds notes of the first, and no library
+        monkeypatch.setattr(aforo_backends, "_created", {})
+        assert float(af.ops.sum(af.tensor([1.0, 2.0], device="simulated") * 3.0)) == 9.0
+        for library in tmp_path.glob("*.so"):
+            library.unlink()
+
+
+def test_arrays_of_dtypes_that_nobody_has_are_refused():
+    with pytest.raises(ValueError, match="does not let itself be taken over"):
+        af.from_dlpack(np.array([1.0], ">f4"))

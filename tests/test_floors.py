@@ -39,6 +39,7 @@ FLOORS: list[list[str]] = [
     ["aforo.compiled"],
     ["aforo.model"],
     ["aforo.sequential"],
+    ["aforo.feeding"],
     [
         "aforo.training",
         "aforo.history",

@@ -970,3 +970,45 @@ def test_sequences_are_fitted_within_a_budget_with_the_same_weights(part: float)
         trained.append(model.get_weights())
     for a, b in zip(*trained, strict=True):
         assert_close(a, b, 1e-5)
+
+
+def _started_by_a_sequence() -> af.Model:
+    i, d = af.Input([None, 3]), af.Input([None, 2])
+    _, h, c = af.LSTM(4, return_state=True)(i)
+    return af.Model([i, d], af.LSTM(4, return_sequences=True)(d, initial_state=[h, c]))
+
+
+def _started_by_a_mean() -> af.Model:
+    i = af.Input([None, 3])
+    back = af.Feedback([3], initial_state=af.ops.mean(i, 1))
+    state = af.Dense(3, "tanh")(af.Concatenate()([i, back]))
+    back.connect(state)
+    return af.Model(i, state)
+
+
+def _last_output_in_every_step() -> af.Model:
+    i = af.Input([None, 3])
+    last = af.GRU(4)(i)
+    return af.Model(i, af.GRU(4, return_sequences=True)(i) + last[:, None, :])
+
+
+@pytest.mark.parametrize("make", [_started_by_a_sequence, _started_by_a_mean, _last_output_in_every_step])
+def test_what_is_known_only_at_the_end_cannot_run_one_step_at_a_time(make: Any) -> None:
+    model = make()
+    shapes = [(2, 5, x.shape[-1]) for x in model.inputs]
+    data = [np.ones(shape, "float32") for shape in shapes]
+    assert model.predict(data if len(data) > 1 else data[0]).shape[0] == 2
+    step = [each[:, 0] for each in data]
+    with pytest.raises(ValueError, match=r"one step at a time(.|\n)*model\.predict\(x\)"):
+        model.step(step if len(step) > 1 else step[0])
+
+
+def test_states_of_whole_numbers_run_one_step_at_a_time() -> None:
+    i = af.Input([None, 3])
+    back = af.Feedback([], dtype="int64")
+    count = back + af.ops.cast(af.ops.sum(i, -1) > 0.0, "int64")
+    back.connect(count)
+    model = af.Model(i, af.Embedding(9, 2)(count))
+    x = np.random.default_rng(0).normal(size=(4, 6, 3)).astype("float32")
+    whole = model.predict(x)
+    np.testing.assert_allclose(np.stack([model.step(x[:, t]) for t in range(6)], 1), whole, atol=1e-6)

@@ -6,6 +6,7 @@ What the planner must know is data, below, so a plan for a GPU can be made on a 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from math import prod
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .contract import ITEM_BYTES, Backend, Feed, Instruction, Profile, Reserve, Scratch, Storage, Unavailable, View
+from .contract import ITEM_BYTES, Backend, Feed, Instruction, OutOfMemory, Profile, Reserve, Scratch, Storage, Unavailable, View
 from .driver import Call, DeviceStorage, Driver, HostArray, Matrix, Product
 from .feeds import ResidentFeed, StagedFeed
 from .fused import FOLDS, FUSES, parts_of
@@ -167,7 +168,8 @@ class CudaBackend:
 
     def feed(self, columns: Sequence[HostArray], most_rows: int, again: bool) -> Feed:
         if again and sum(self.profile.footprint(values.nbytes) for values in columns) <= self.profile.resident:
-            return ResidentFeed(self.driver, columns)
+            with suppress(OutOfMemory):  # less room than usual: then batch by batch
+                return ResidentFeed(self.driver, columns)
         return StagedFeed(self.driver, columns, most_rows)
 
     def compile(

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
+from threading import RLock
 from typing import Any
 
 import cupy  # type: ignore[import-not-found]
 import numpy as np
 
 from .contract import OutOfMemory, Unavailable, round_up
-from .driver import Call, Event, HostArray, Matrix, Product
+from .driver import Call, Event, HostArray, Matrix, Product, in_turn
 from .source import Launch
 
 _CUBLAS_OP = {False: 0, True: 1}  # as it is, transposed
@@ -38,13 +39,16 @@ class GpuStorage:
 
     def __del__(self) -> None:
         if hasattr(self, "_driver"):
-            self._driver.held -= self.nbytes
+            with self._driver.lock:
+                self._driver.held -= self.nbytes
 
 
+@in_turn
 class CupyDriver:
     """One device, one stream."""
 
     def __init__(self, index: int = 0) -> None:
+        self.lock = RLock()
         self.device = cupy.cuda.Device(index)
         self.held = 0
         self.opened = 0

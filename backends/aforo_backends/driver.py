@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, Protocol
 
 import numpy as np
@@ -75,3 +76,32 @@ class Product:
     tf32: bool = False
     alpha: float = 1.0
     beta: float = 0.0
+
+
+def in_turn(cls: type[Any]) -> type[Any]:
+    """A driver's class whose calls wait for one another: models on one device may run in different threads."""
+
+    def locked(method: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(method)
+        def call(self: Any, *arguments: Any) -> Any:
+            with self.lock:
+                return method(self, *arguments)
+
+        return call
+
+    for name in ("alloc", "write", "read", "copy", "export", "adopt", "upload", "mark", "wait", "finish", "function", "launch",
+                 "gemm", "synchronize"):  # fmt: skip
+        setattr(cls, name, locked(getattr(cls, name)))
+    capture = cls.capture
+
+    def captured(self: Any, calls: Sequence[Call]) -> Callable[[], None]:
+        run = capture(self, calls)
+
+        def locked_run() -> None:
+            with self.lock:
+                run()
+
+        return locked_run
+
+    cls.capture = captured
+    return cls

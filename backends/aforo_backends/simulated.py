@@ -16,13 +16,14 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
+from threading import RLock
 from typing import Any
 
 import numpy as np
 
 from .contract import Backend, OutOfMemory, Unavailable, round_up
 from .cuda import CudaBackend, profile
-from .driver import Call, HostArray, Matrix, Product
+from .driver import Call, HostArray, Matrix, Product, in_turn
 from .source import Launch
 
 PROFILE = profile("simulated")
@@ -155,7 +156,8 @@ class Block:
         # What is queued may still use this memory, as on a GPU, where the pool keeps order for the stream.
         if self._driver.queue or self._driver.uploads:
             self._driver.synchronize()
-        self._driver.held -= self.nbytes
+        with self._driver.lock:
+            self._driver.held -= self.nbytes
 
 
 class Kernel:
@@ -206,11 +208,13 @@ def _stuck(call: Call) -> bool:
     return isinstance(event, Happening) and call == event.awaited and not event.happened
 
 
+@in_turn
 class SimulatedDriver:
     """`limit`: the bytes it has. Counters: kernels (runs of a kernel), launches (kernels and graphs that were launched),
     captures, and bytes that came from the host."""
 
     def __init__(self) -> None:
+        self.lock = RLock()
         self.limit: int | None = None
         self.held = 0
         self.opened = 0
@@ -315,25 +319,36 @@ class SimulatedDriver:
                 made.replace(self._folder / name)
         return name
 
+    def _is_made(self, kernel: Kernel) -> bool:
+        """Whether an earlier process compiled it, and nobody has tidied that away."""
+        note = self._folder / kernel.key
+        return note.exists() and (self._folder / note.read_text()).exists()
+
     def _compile(self) -> None:
         """Compile the kernels that wait for it, all in one go; those of earlier processes are found by their source."""
         self._folder.mkdir(parents=True, exist_ok=True)
         if not self._libraries:
             name = self._library(_RUNTIME)
             self._libraries[name] = ctypes.CDLL(str(self._folder / name), mode=ctypes.RTLD_GLOBAL)
-        new = [kernel for kernel in self._waiting if not (self._folder / kernel.key).exists()]
+        waiting, self._waiting = self._waiting, []
+        new = [kernel for kernel in waiting if not self._is_made(kernel)]
         if new:
-            library = self._library(_SHIM + "".join(kernel.text() for kernel in new))
+            try:
+                library = self._library(_SHIM + "".join(kernel.text() for kernel in new))
+            except RuntimeError:
+                for kernel in waiting:
+                    self._kernels.pop(kernel.launch.source, None)
+                self.queue.clear()  # what waits for a kernel that cannot be made waits for ever
+                raise
             for kernel in new:  # one after the other, whole: other processes look for them meanwhile
                 note = self._folder / f"{kernel.key}.{os.getpid()}"
                 note.write_text(library)
                 note.replace(self._folder / kernel.key)
-        for kernel in self._waiting:
+        for kernel in waiting:
             library = (self._folder / kernel.key).read_text()
             if library not in self._libraries:
                 self._libraries[library] = ctypes.CDLL(str(self._folder / library))
             kernel.bind(self._libraries[library])
-        self._waiting.clear()
 
     def launch(self, function: Kernel, blocks: int, threads: int, pointers: Sequence[int], numbers: Sequence[int]) -> None:
         if self._captured is None:

@@ -44,8 +44,8 @@ EXPRESSIONS: dict[str, str] = {
     "greater_equal": "a >= b",
     "equal": "a == b",
     "where": "a ? b : c",
-    "power": "pow(a, (T)({exponent!r}))",
-    "guard": "a < (T)({floor!r}) ? (T)({floor!r}) : a",
+    "power": "pow(a, (T)({exponent}))",
+    "guard": "a < (T)({floor}) ? (T)({floor}) : a",
     "zero": "(T)(0)",
 }
 
@@ -181,8 +181,17 @@ class Walker:
         return [*lines, f"{self.kind} {self.index}0 = {rest};"]
 
 
+def _number(value: float) -> str:
+    """A number as C writes it."""
+    if value != value:
+        return "__longlong_as_double(0x7ff8000000000000LL)"
+    if value in (float("inf"), float("-inf")):
+        return f"{'-' * (value < 0)}__longlong_as_double(0x7ff0000000000000LL)"
+    return repr(float(value))
+
+
 def expression(line: Line, arguments: Sequence[str], kind: str) -> str:
     """The expression of an elementwise line, with the names of its arguments and its type put in."""
-    text = EXPRESSIONS[line.op].format(**dict(line.attributes))
+    text = EXPRESSIONS[line.op].format(**{name: _number(value) for name, value in line.attributes})
     names = dict(zip("abc", arguments, strict=False)) | {"T": kind}
     return re.sub(r"\b[abcT]\b", lambda match: names[match.group()], text)

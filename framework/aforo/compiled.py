@@ -296,8 +296,8 @@ class Compiled(Network):
             )
         target.backend.synchronize()  # raises, before anything moves, where there is no such device
         with self.lock:
+            devices.move(self._carried(), target, {"batch": self.stepped_rows or 1})
             if target is not self._device:
-                devices.move(self._carried(), target, {"batch": self.stepped_rows or 1})
                 self._device = target
                 self._release()
             elif tf32 == self.tf32:

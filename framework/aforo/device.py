@@ -99,20 +99,24 @@ class DeviceFull(InvalidState):
     """A device has no room."""
 
 
+def full(target: Device, what: str) -> DeviceFull:
+    """The error for a device without room for something."""
+    free = target.backend.free()
+    return DeviceFull(
+        explain(
+            f"{target} has no room for {what}.",
+            received=None if free is None else f"{free:,} bytes that are free",
+            fix="a smaller batch, or fewer models and tensors on this device",
+        )
+    )
+
+
 def opened(target: Device, nbytes: int) -> Storage:
     """A new storage on the device."""
     try:
         return target.backend.open(nbytes)
     except aforo_backends.OutOfMemory:
-        free = target.backend.free()
-        raise DeviceFull(
-            explain(
-                f"{target} has no room for {nbytes:,} bytes.",
-                expected="as many bytes in one piece",
-                received=None if free is None else f"{free:,} bytes that are free",
-                fix="a smaller batch, or fewer models and tensors on this device",
-            )
-        ) from None
+        raise full(target, f"{nbytes:,} bytes") from None
 
 
 def strided(layout: Layout, dtype: str, sizes: Mapping[str, int], base: int = 0) -> View:
@@ -234,5 +238,7 @@ def move(variables: list[Variable], target: Device, sizes: Mapping[str, int]) ->
         target.backend.copy_in(target.backend.view(storage, view), home.copy_out(home.view(variable.storage, view)))
         arrived.append(storage)
     for variable, storage in zip(held, arrived, strict=True):
-        variable.storage, variable.array, variable.device = storage, None, target
+        variable.storage, variable.array = storage, None
+    for variable in variables:
+        variable.device = target
     Generation.current += bool(held)

@@ -73,9 +73,20 @@ def from_dlpack(array: Any) -> Leaf:
                 fix="af.tensor(array)",
             )
         )
-    kind, index = array.__dlpack_device__()
-    if kind in (_CPU, _PINNED):
-        return tensor(np.from_dlpack(array), str(np.from_dlpack(array).dtype))
+    try:
+        kind, index = array.__dlpack_device__()
+        host = np.from_dlpack(array) if kind in (_CPU, _PINNED) else None
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise InvalidValue(
+            explain(
+                f"this array does not let itself be taken over: {error}",
+                expected="numbers of a dtype that Aforo has, and no gradients attached",
+                received=f"{type(array).__name__} of {getattr(array, 'dtype', 'an unknown dtype')}",
+                fix="af.from_dlpack(x.detach().float()), for a PyTorch tensor",
+            )
+        ) from None
+    if host is not None:
+        return tensor(host, str(host.dtype))
     if kind != _CUDA:
         raise InvalidValue(
             explain(
@@ -148,13 +159,16 @@ def _structure(wanted: Sequence[Tensor]) -> tuple[list[Tensor], list[Variable], 
             attributes = tuple(node.attributes.items()) if node.attributes else ()
             key.append((node.op, tuple([index[id(x)] for x in node.inputs]), attributes))
             continue
-        if held.storage is None:
-            if any(isinstance(size, Dim) for size in held.shape) or held.initial is None:
-                node.no_value()
-            devices.materialise(held, {}, held.device or devices.CPU)
+        if held.storage is None and (any(isinstance(size, Dim) for size in held.shape) or held.initial is None):
+            node.no_value()
         number, _ = leaves.setdefault(id(held), (len(leaves), held))
         key.append((number, held.shape, held.dtype))
-    return nodes, [held for _, held in leaves.values()], (tuple(key), tuple(index[id(x)] for x in wanted))
+    started = [held for _, held in leaves.values()]
+    here = next((held.device for held in started if held.storage is not None), devices.CPU)
+    for held in started:
+        if held.storage is None:  # a weight that nobody placed goes where the rest is
+            devices.materialise(held, {}, held.device or here)
+    return nodes, started, (tuple(key), tuple(index[id(x)] for x in wanted))
 
 
 def _common_device(leaves: Sequence[Variable]) -> devices.Device:
@@ -241,16 +255,16 @@ class _Evaluation:
 
     @staticmethod
     def device(x: Tensor) -> str:
-        held = _start(x)
-        if held is None:
-            stack, seen = [x], {id(x)}
-            while stack and held is None:
-                node = stack.pop()
-                held = _start(node)
-                new = [i for i in node.inputs if id(i) not in seen]
-                seen.update(map(id, new))
-                stack.extend(new)
-        return str((held.device if held is not None else None) or devices.CPU)
+        stack, seen = [x], {id(x)}
+        while stack:
+            node = stack.pop()
+            held = _start(node)
+            if held is not None and held.device is not None:
+                return str(held.device)
+            new = [i for i in (node.inputs if held is None else ()) if id(i) not in seen]
+            seen.update(map(id, new))
+            stack.extend(new)
+        return str(devices.CPU)
 
     @staticmethod
     def export(x: Tensor) -> Any:

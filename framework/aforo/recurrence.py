@@ -204,12 +204,15 @@ class Whole:
 
     def __init__(self, cyclic: bool = True) -> None:
         self.cyclic = cyclic
+        self.starts: list[Tensor] = []
+        self.kept: list[Tensor] = []  # what states become, and the masks that say when
 
     def carry(self, initial: Tensor, name: str) -> Tensor:
+        self.starts.append(initial)
         return placeholder((initial.shape[0], TIME, *initial.shape[1:]), initial.dtype, "state")
 
     def keep(self, state: Tensor, after: Tensor) -> None:
-        pass
+        self.kept.append(after)
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from . import ops, steps
 from .checks import as_array, as_inputs, check_same_rows
 from .errors import InvalidState, InvalidValue, explain, unknown_name
 from .graph import BATCH as BATCH_ROLE
-from .graph import STATE, Graph, Tensor, Variable, constant, leaf, tracing
+from .graph import LOOP, STATE, Graph, Tensor, Variable, ancestors, constant, leaf, tracing
 from .layers.context import Context, collecting
 from .loop import placeholder
 from .mixing import check_steps
 from .recurrence import Whole
-from .specs import TIME, at, replaced
+from .specs import TIME, at, replaced, varies, written
 
 if TYPE_CHECKING:
     from .compiled import Compiled
@@ -40,7 +40,8 @@ class Kept:
         place = self._names[name] = self._names.get(name, 0) + 1
         own = self.variables.setdefault(name, [Variable("begun", (), "bool", STATE, lambda: False, owner=name)])
         if len(own) <= place or own[place].shape != initial.shape:
-            own[place:] = [Variable(f"state {place}", initial.shape, initial.dtype, STATE, lambda: 0.0, owner=name)]
+            nothing = np.zeros((), initial.dtype)
+            own[place:] = [Variable(f"state {place}", initial.shape, initial.dtype, STATE, lambda: nothing, owner=name)]
         self.updates[own[0]] = constant(True, "bool")
         state = ops.where(leaf(own[0]), leaf(own[place]), initial)
         self._of[id(state)] = own[place]
@@ -71,9 +72,35 @@ def trace(model: Compiled) -> tuple[list[Variable], Graph]:
 
 def _check(model: Compiled) -> None:
     """Refuse what needs to see the whole sequence."""
-    with tracing(), collecting(Context(carrier=Whole(cyclic=False))):
+    whole = Whole(cyclic=False)
+    with tracing(), collecting(Context(carrier=whole)):
         values = model.replay([placeholder(x.shape, x.dtype, x.name) for x in model.inputs])
-    check_steps(values, "cannot run one step at a time")
+    check_steps([*values, *whole.kept], "cannot run one step at a time")
+    _check_lateness(values, whole)
+
+
+def _check_lateness(values: list[Tensor], whole: Whole) -> None:
+    """Refuse states that start from a sequence, and steps that read what a loop gives at its end."""
+    starts = {id(x) for x in whole.starts}
+    late: set[int] = set()  # known after the last step only
+    moving: set[int] = set()  # made of something with a time axis
+    for node in ancestors([*values, *whole.kept, *whole.starts]):
+        is_last = node.op == "variable" and node.variable.role == LOOP and node.variable.name == "last"
+        if is_last or any(id(x) in late for x in node.inputs):
+            late.add(id(node))
+        timed = any(varies(size, "time") for size in node.shape)
+        if timed or any(id(x) in moving for x in node.inputs):
+            moving.add(id(node))
+        if (timed and id(node) in late) or (id(node) in starts and id(node) in late | moving):
+            layer = f"layer {node.place.layer!r}" if node.place.layer else "an operation"
+            raise InvalidValue(
+                explain(
+                    f"{layer} reads what is known only after the last step, so the model cannot run one step at a time.",
+                    expected="states to start from that do not depend on the sequence; last outputs that no sequence reads",
+                    received=f"{node.op} {written(node.shape)} at {node.place.site}",
+                    fix="model.predict(x)",
+                )
+            )
 
 
 def step(model: Model, x: Any) -> Any:

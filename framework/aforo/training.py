@@ -13,6 +13,7 @@ from . import device as devices
 from .callbacks import Callback, LazyLogs
 from .checks import as_array, as_inputs, as_targets, check_finite, check_same_rows, sample_weights, sequence_length
 from .errors import InvalidType, InvalidValue, explain
+from .feeding import Feeding
 from .graph import BATCH as BATCH_ROLE
 from .graph import Variable
 from .history import History
@@ -25,8 +26,6 @@ from .specs import BATCH, INTEGERS, TIME, at, fits
 from .steps import EVALUATION, FIRST, NEXT, PREDICTION, TRAINING, UPDATING, Way
 
 if TYPE_CHECKING:
-    from aforo_backends.contract import Feed
-
     from .economy import Choice
     from .model import Model
     from .program import Program
@@ -118,12 +117,14 @@ def checked_inputs(model: Model, x: Any, what: str) -> list[tuple[Variable, Arra
     return columns
 
 
-def _feed(model: Model, batches: Batches, batch_size: int, again: bool = False) -> Feed:
+def _feed(model: Model, batches: Batches, batch_size: int, again: bool = False) -> Feeding:
     """How the data gets into the batch slots; `again`: it is walked over many times."""
-    return model.backend.feed([values for _, values in batches.columns], min(batch_size, batches.rows), again)
+    return Feeding(model, [values for _, values in batches.columns], min(batch_size, batches.rows), again)
 
 
-def _run(model: Model, batches: Batches, kind: str, batch_size: int, feed: Feed | None = None) -> Iterator[tuple[int, Program]]:
+def _run(
+    model: Model, batches: Batches, kind: str, batch_size: int, feed: Feeding | None = None
+) -> Iterator[tuple[int, Program]]:
     """Run a program over the data, batch by batch; after each, the number of rows done and the program."""
     if kind == TRAINING:
         for weight in model.weights:
@@ -142,7 +143,7 @@ def _run(model: Model, batches: Batches, kind: str, batch_size: int, feed: Feed 
         yield stop, program
 
 
-def _load(program: Program, batches: Batches, start: int, stop: int, feed: Feed | None) -> None:
+def _load(program: Program, batches: Batches, start: int, stop: int, feed: Feeding | None) -> None:
     """Write rows of the data into the program's batch slots; without a feed, all of them."""
     slots = [program.slots.get(slot) for slot, _ in batches.columns]  # a loss may ignore its targets
     if feed is not None:
@@ -153,7 +154,7 @@ def _load(program: Program, batches: Batches, start: int, stop: int, feed: Feed 
             program.backend.copy_in(slot, values)
 
 
-def _in_parts(model: Model, batches: Batches, start: int, stop: int, feed: Feed | None) -> Program:
+def _in_parts(model: Model, batches: Batches, start: int, stop: int, feed: Feeding | None) -> Program:
     """One training step in micro-batches: their gradients are added up, then there is one update."""
     rows = model.way.rows
     for begin in range(start, stop, rows):
@@ -206,7 +207,9 @@ def on_batch(
         return _reported(model, _means(model, batches.rows))
 
 
-def _evaluated(model: Model, batches: Batches, batch_size: int, feed: Feed | None = None, prefix: str = "") -> dict[str, float]:
+def _evaluated(
+    model: Model, batches: Batches, batch_size: int, feed: Feeding | None = None, prefix: str = ""
+) -> dict[str, float]:
     _reset(model)
     for _ in _run(model, batches, EVALUATION, batch_size, feed):
         pass

@@ -101,6 +101,10 @@ def recur(
             explain("a layer that goes backwards in time cannot run one step at a time.", fix="go_backwards=False")
         )
     if outer is not None and outer.whole:  # it mixes steps only by its states, and what it gives has one value for each
+        for each in initial:
+            outer.carry(each, current_layer())
+        if mask is not None:
+            outer.keep(initial[0], mask)
         depends = ops.sum(x, -1, keepdims=True) * 0.0
         shown = placeholder((*x.shape[:2], *initial[0].shape[1:]), x.dtype, "output") + depends
         return shown, [placeholder(each.shape, each.dtype, "last") for each in initial]

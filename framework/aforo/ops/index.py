@@ -66,7 +66,8 @@ def gather(x: Any, indices: Any) -> Tensor:
     """
     x, rows = as_tensor(x), as_tensor(indices)
     size = x.shape[0] if x.shape else 1
-    if not rows.symbolic and not isinstance(size, Dim) and rows.dtype in INTEGERS:
+    known = not rows.symbolic and not any(isinstance(n, Dim) for n in (size, *rows.shape))
+    if known and rows.dtype in INTEGERS:
         values = np.asarray(indices) if not isinstance(indices, Tensor) else Tensor.evaluation.numpy(rows)
         if values.min() < 0 or values.max() >= size:
             raise InvalidValue(
