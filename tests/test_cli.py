@@ -215,6 +215,7 @@ def test_draw_takes_a_width_or_a_model(file: str, tmp_path: Path) -> None:
         (["nothing", "--width", "3"], "gives no model"),
         (["fixed", "--scale", "layer"], "did you mean 'layers'"),
         (["fixed", "--out", "net.pdf"], ".svg or .png"),
+        (["fixed", "--out", f"{'n' * 300}.svg"], "cannot be written"),
         (["needs"], "--width"),
         (["leaves"], "leaves() fails"),
         (["fails", "--width", "101"], "MemoryError: too wide"),
@@ -235,3 +236,13 @@ def test_what_cannot_be_drawn_is_explained(
     printed = capsys.readouterr()
     assert said in printed.err and "Traceback" not in printed.err and printed.out == ""
     assert [path.name for path in tmp_path.iterdir()] == ["model.py"]
+
+
+def test_draw_does_not_write_into_a_folders_name(
+    file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dir.svg").mkdir()
+    assert main(["draw", f"{file}:fixed", "--out", "dir.svg"]) == 2
+    printed = capsys.readouterr()
+    assert "dir.svg, a folder" in printed.err and "Traceback" not in printed.err and printed.out == ""

@@ -365,6 +365,7 @@ def test_without_room_the_error_says_what_is_planned_what_is_free_and_the_larges
         af.tensor(np.zeros(1000), device="simulated")
 
 
+@pytest.mark.about_numpy
 @needs_compiler
 @pytest.mark.parametrize("kind", ["prediction", "evaluation"])
 def test_the_largest_batch_is_that_of_what_had_no_room(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
@@ -415,6 +416,7 @@ def test_products_run_in_tf32_where_the_model_asks_for_it():
 # --- other libraries --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.about_numpy
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64", "bool"])
 def test_tensors_go_to_other_libraries_and_come_back(dtype):
     values = np.arange(6).reshape(2, 3).astype(dtype)
@@ -567,3 +569,11 @@ def test_kernels_whose_libraries_were_tidied_away_are_made_again(monkeypatch, tm
 def test_arrays_of_dtypes_that_nobody_has_are_refused():
     with pytest.raises(ValueError, match="does not let itself be taken over"):
         af.from_dlpack(np.array([1.0], ">f4"))
+
+
+@needs_compiler
+def test_a_count_of_the_rows_grows_within_the_bytes_it_was_rounded_up_to():
+    x = af.Input([1])
+    model = af.Model(x, x + af.ops.reshape(af.ops.iota(x.shape[0], "float32"), (x.shape[0], 1))).to("simulated")
+    for rows in (1, 7, 3, 9):
+        np.testing.assert_array_equal(model.predict(np.zeros((rows, 1)))[:, 0], np.arange(rows))

@@ -11,6 +11,8 @@ from nets import Array, assert_same_bits
 
 import aforo as af
 from aforo.device import read
+from aforo.probe import probe
+from aforo.training import Batches
 
 Dense = af.Dense
 ROWS = 300
@@ -145,6 +147,77 @@ def test_the_advice_for_a_learning_rate_helps() -> None:
         model = stack(Dense(8, "relu"), Dense(1), optimizer=af.SGD(better))
         history = model.fit(X, Y, epochs=10, verbose=0, seed=0).history["loss"]
         assert history[-1] < 0.9 * history[0]
+
+
+@pytest.mark.parametrize(
+    ("what", "function"),
+    [
+        ("saturated tanh", lambda z: af.ops.tanh(z)),
+        ("saturated sigmoid", lambda z: af.ops.sigmoid(z)),
+        ("dead ReLU units", lambda z: af.ops.relu(z)),
+        ("dead ReLU units", lambda z: af.ops.maximum(z, 0.0)),
+    ],
+)
+def test_an_activation_is_what_it_computes_and_not_what_it_is_called(what: str, function: Any) -> None:
+    dead = what == "dead ReLU units"
+    options = {"bias_initializer": filled(-30)} if dead else {"kernel_initializer": normal(60)}
+    found = stack(Dense(8, function, **options), Dense(1)).diagnose(X, Y)
+    assert ("dense", what) in [(each.layer, each.what) for each in found], found
+    found = stack(Dense(8, **options), af.Activation(function), Dense(1)).diagnose(X, Y)
+    assert ("activation", what) in [(each.layer, each.what) for each in found], found
+    healthy = stack(Dense(8, function), Dense(1), optimizer="adam").diagnose(X, Y)
+    assert what not in [each.what for each in healthy]
+
+
+@pytest.mark.parametrize(("classes", "advice"), [(1, "rows of the other classes"), (2, "a head of 2 units")])
+def test_the_advice_for_classes_that_never_occur_is_a_head_that_can_be_compiled(classes: int, advice: str) -> None:
+    labels = np.arange(ROWS) % classes
+    for loss, y in (("sparse_categorical_crossentropy", labels), ("categorical_crossentropy", np.eye(6)[labels])):
+        found = stack(Dense(8, "relu"), Dense(6, "softmax"), loss=loss).diagnose(X, y)
+        (each,) = [each for each in found if each.what == "classes that never occur"]
+        assert each.advice.startswith(advice), each
+
+
+INNER: dict[str, Callable[[], af.Layer]] = {
+    "dead ReLU units": lambda: af.Sequential([Dense(8, "relu", bias_initializer=filled(-30), name="culprit"), Dense(8)]),
+    "saturated tanh": lambda: af.Sequential(
+        [af.Sequential([Dense(8, "tanh", kernel_initializer=normal(30), name="culprit")], name="deep"), Dense(8, "relu")]
+    ),
+    "vanishing gradients": lambda: af.Sequential([Dense(8, "sigmoid", name=f"s{i}" if i else "culprit") for i in range(8)]),
+    "exploding activations": lambda: af.Sequential([Dense(16, kernel_initializer=normal(1e5), name="culprit")]),
+    "no activation between layers": lambda: af.Sequential([Dense(8, name="culprit"), Dense(8, "relu")]),
+    "much dropout": lambda: af.Sequential([Dense(8, "relu"), af.Dropout(0.95, name="culprit")]),
+}
+
+
+@pytest.mark.parametrize("what", INNER)
+def test_a_fault_inside_a_model_within_the_model_is_found_where_it_is(what: str) -> None:
+    inner = INNER[what]()
+    found = stack(inner, Dense(1)).diagnose(X, Y)
+    assert ("culprit", what) in [(each.layer, each.what) for each in found], found
+    a, b = af.Input([5], name="one"), af.Input([5], name="two")
+    both = af.Model({"one": a, "two": b}, [INNER[what]()(a), b * 2.0], name="both")
+    c = af.Input([5])
+    first, second = both({"two": c, "one": c})
+    model = af.Model(c, Dense(1)(af.Concatenate()([first, second])))
+    model.compile("mse", af.SGD(0.05))
+    found = model.diagnose(X, Y)
+    assert ("culprit", what) in [(each.layer, each.what) for each in found], found
+
+
+def test_a_head_inside_a_model_is_named_and_the_numbers_are_the_models() -> None:
+    inner = af.Sequential([Dense(4, "tanh"), Dense(3, "softmax", name="chances")], name="inner")
+    model = stack(Dense(8, "relu"), inner, loss="categorical_crossentropy")
+    found = model.diagnose(X, (X[:, :3] > 0) * 1.0)
+    assert ("chances", "targets that do not fit the head") in [(each.layer, each.what) for each in found]
+    seen = probe(model, training=False, inside=True)
+    names = [step.name for step in seen.outline.steps]
+    assert "chances activation" in names and "inner" not in names
+    assert len({value.name for value in seen.outline.values}) == len(seen.outline.values)
+    tensor = seen.outline.values[seen.outline.outputs[0]].tensor
+    assert tensor is not None
+    x = X.astype("float32")
+    np.testing.assert_allclose(seen.run({"N": tensor}, Batches([(model.inputs[0], x)], ROWS))["N"], model.predict(x), atol=1e-6)
 
 
 # --- healthy nets -----------------------------------------------------------------------------------------------------

@@ -191,6 +191,17 @@ def test_numbers_of_a_large_net_are_sampled_and_say_so() -> None:
     assert 2 * EDGES > canvas.svg().count("<path d=") > 1000
 
 
+def test_few_but_long_links_are_sampled_too() -> None:
+    rng = np.random.default_rng(0)
+    values = [af.Input([4])]
+    for _ in range(100):
+        own = [values[int(rng.integers(len(values)))] for _ in range(3)]
+        values.append(af.Dense(4)(af.Add()([values[-1], *own])))
+    canvas = af.Model(values[0], values[-1]).draw(scale="numbers", notation="neurons").canvas
+    assert len(canvas.svg().encode()) < 2e6
+    assert "Sampled: " in words(canvas) and "of 4 shown" in words(canvas) and canvas.svg().count("<path d=") > 500
+
+
 def test_a_few_thousand_links_are_all_drawn() -> None:
     model = af.Sequential([af.Dense(60, input_shape=[60])])
     assert sampled(of_values(outline(model, split=True))).links() == 3600
@@ -360,6 +371,8 @@ def test_mistakes_are_explained_before_anything_is_written(tmp_path: Path) -> No
         model.draw(tmp_path / "net.pdf")
     with pytest.raises(af.Error, match="no such folder"):
         model.draw(tmp_path / "missing" / "net.svg")
+    with pytest.raises(af.Error, match=r"cannot be written(.|\n)*too long"):
+        model.draw(tmp_path / f"{'n' * 300}.svg")
     with pytest.raises(af.Error, match="written to a file"):
         model.draw(3)  # type: ignore[arg-type]
     with pytest.raises(af.Error, match=r'data colours numbers(.|\n)*scale="numbers"'):
@@ -371,3 +384,7 @@ def test_mistakes_are_explained_before_anything_is_written(tmp_path: Path) -> No
     with pytest.raises(af.Error, match="does not know its input size"):
         af.Sequential([af.Dense(3)]).draw()
     assert list(tmp_path.iterdir()) == []
+    for name in ("dir.svg", "dir.png"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(af.Error, match=rf"written to a file(.|\n)*{name}, a folder(.|\n)*model\.draw\("):
+            model.draw(tmp_path / name)

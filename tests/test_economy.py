@@ -125,6 +125,7 @@ def test_micro_batches_draw_the_masks_of_the_whole_batch() -> None:
     assert len(np.unique(np.round(gradient(Way()), 3))) > 20
 
 
+@pytest.mark.about_numpy
 def test_statistics_of_a_batch_are_those_of_each_micro_batch_and_fit_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     x, y = samples(40)
     model = deep(lambda: [af.BatchNormalization(momentum=0.5)])
@@ -185,6 +186,7 @@ DEEP: dict[str, Any] = {
 }
 
 
+@pytest.mark.about_numpy
 @pytest.mark.parametrize("stack", DEEP)
 def test_recomputation_changes_no_bit_of_training(stack: str) -> None:
     x, y = samples(33)
@@ -200,6 +202,7 @@ def test_recomputation_changes_no_bit_of_training(stack: str) -> None:
     assert repeated, "nothing was computed again"
 
 
+@pytest.mark.about_numpy
 @pytest.mark.parametrize("block", range(6))
 def test_random_graphs_train_the_same_in_every_way(block: int) -> None:
     """Skips, shared layers, several inputs and outputs; bit for bit where the batch is whole."""
@@ -307,6 +310,7 @@ def uncollected() -> Iterator[None]:
     gc.enable()
 
 
+@pytest.mark.about_numpy
 @pytest.mark.parametrize("block", range(8))
 def test_what_fit_holds_within_a_budget_is_what_was_planned(block: int, uncollected: None) -> None:
     """To the byte, on random nets and budgets between all and the smallest; nothing is allocated in steady state."""
@@ -334,6 +338,7 @@ def test_what_fit_holds_within_a_budget_is_what_was_planned(block: int, uncollec
             assert again.way == plan.way
 
 
+@pytest.mark.about_numpy
 @pytest.mark.parametrize("share", [0.9, 0.6, 0.35])
 def test_what_the_allocator_sees_is_what_was_planned(share: float) -> None:
     net = Net((6, *[8] * 10, 3), (*["tanh", "sin"] * 5, "softmax"), "categorical_crossentropy", {"momentum": 0.9}, 64)
@@ -347,6 +352,7 @@ def test_what_the_allocator_sees_is_what_was_planned(share: float) -> None:
         assert history.plan.total_bytes == model.memory(64, memory_budget=budget).total_bytes
 
 
+@pytest.mark.about_numpy
 def test_validation_and_sample_weights_are_within_the_budget_too(uncollected: None) -> None:
     x, y = samples(90)
     weights = np.random.default_rng(1).uniform(0, 2, 90)
@@ -365,6 +371,7 @@ def test_validation_and_sample_weights_are_within_the_budget_too(uncollected: No
             assert history.history[name] == pytest.approx(values, rel=1e-9), name
 
 
+@pytest.mark.about_numpy
 def test_a_batch_that_fits_runs_as_without_a_budget(capsys: pytest.CaptureFixture[str]) -> None:
     net = Net(batch=16)
     x, y = net.data(50)
@@ -446,6 +453,7 @@ def test_what_is_no_amount_of_memory_is_refused(budget: Any) -> None:
     assert_same_bits(model.get_weights(), before)
 
 
+@pytest.mark.about_numpy
 def test_a_budget_holds_after_larger_steps_and_is_given_up_after_it(uncollected: None) -> None:
     x, y = samples(200)
     held = af.memory.allocated("cpu")

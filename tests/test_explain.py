@@ -373,6 +373,28 @@ def test_matplotlib_reads_every_formula() -> None:
             parser.parse("$" + line.latex.replace("&", "").replace(r"\top", "T") + "$")
 
 
+ODD_NAMES = [
+    "a{b}", "{", "}", "}{", "a\\b", "\\", "a^b", "^", "a~b", "~", "%", "#", "&", "_", "$",
+    "100%", "in put", "x_1", "#3", "a%_2", "\\{"
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("odd", ODD_NAMES)
+def test_any_name_gives_latex_that_compiles(odd: str) -> None:
+    a, b = af.Input([3], name=odd), af.Input([3], name="other")
+    model = af.Model([a, b], {odd + "!": af.Dense(1, name=odd)(a * b), "second": a[:, :2] ** 2.0 + b[:, 1:] ** 3.0})
+    model.compile("mse")
+    text = model.explain().latex()
+    bare = re.sub(r"\\[\\{}%#&_$ ]", "", text.replace("\\\\\n", ""))  # without line ends and escaped signs
+    assert bare.count("{") == bare.count("}") and not set("%#$~") & set(bare)
+    assert all(row.count("&") - row.count("\\&") <= 3 for row in text.splitlines())
+    assert not re.search(r"\^[^{]|_[^{]", bare)
+    mathtext = pytest.importorskip("matplotlib.mathtext", reason="a reader of LaTeX formulas, from the extra `plot`")
+    parser = mathtext.MathTextParser("path")
+    for line in model.explain():
+        parser.parse("$" + line.latex.replace(r"\&", "and").replace("&", "").replace(r"\top", "T") + "$")
+
+
 def test_with_x_alone_there_is_the_forward_alone() -> None:
     model, _, x, _ = case("two layers")
     found = model.explain(x)

@@ -62,6 +62,23 @@ def test_a_plot_without_epochs_or_folder_is_explained(tmp_path: Path) -> None:
         fitted(0.0).plot(tmp_path / "missing" / "curves.png")
     with pytest.raises(af.Error, match=r"\.png or \.svg or \.pdf"):
         fitted(0.0).plot(tmp_path / "curves.txt")
+    (tmp_path / "curves.png").mkdir()
+    with pytest.raises(af.Error, match=r"curves\.png, a folder(.|\n)*history\.plot\("):
+        fitted(0.0).plot(tmp_path / "curves.png")
+    empty = History()
+    empty.epoch, empty.history = [0], {"loss": []}
+    with pytest.raises(af.Error, match=r"holds no epoch(.|\n)*model\.fit\(x, y\)"):
+        empty.plot()
+    assert repr(empty) == "<History of 1 epochs: >"
+
+
+def test_a_curve_without_values_is_left_out_and_a_path_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="figures need the extra `plot`")
+    history = fitted(0.0)
+    history.history["noted"] = []
+    assert len(axes_of(history.plot())) == len(history.history) - 1
+    with pytest.raises(af.Error, match=r"cannot be written(.|\n)*too long"):
+        history.plot(tmp_path / f"{'n' * 300}.png")
 
 
 # --- the confusion matrix ---------------------------------------------------------------------------------------------
@@ -133,6 +150,20 @@ def test_what_cannot_be_confused_is_explained() -> None:
         af.metrics.confusion_matrix([0, 1], [0.5, 3.2])
     with pytest.raises(af.Error, match="finite numbers"):
         af.metrics.confusion_matrix([0, 1], [np.nan, 1.0])
+    with pytest.raises(af.Error, match=r"at most 10,000 classes(.|\n)*class 10,000,000(.|\n)*np\.unique"):
+        af.metrics.confusion_matrix([0, 10_000_000], [0, 1])
+    for labels in (2, {"a": 0, "b": 1}, "ab"):
+        with pytest.raises(af.Error, match=r"labels are the names of the classes(.|\n)*labels=\['0', '1'\]"):
+            af.metrics.confusion_matrix([0, 1], [0, 1], labels=labels)  # type: ignore[arg-type]
+    with pytest.raises(af.Error, match=r"y_true must hold class numbers(.|\n)*rows of one length"):
+        af.metrics.confusion_matrix([[1, 0], [1]], [0, 1])
+
+
+@pytest.mark.parametrize("rows", [[[0, 1, 0], [1, 1, 0]], [[1, 0], [0, 0]], [[2, -1], [0, 1]]])
+def test_rows_of_several_classes_are_no_classes(rows: list[list[int]]) -> None:
+    with pytest.raises(af.Error, match=r"rows of y_true are no classes(.|\n)*rows that sum to 1"):
+        af.metrics.confusion_matrix(rows, [0, 1])
+    assert af.metrics.confusion_matrix([0, 1], rows).matrix.sum() == 2  # what a model gives may be any numbers
 
 
 # --- summaries --------------------------------------------------------------------------------------------------------

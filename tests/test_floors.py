@@ -78,7 +78,9 @@ EXCEPTIONS: dict[tuple[str, str], str] = {
     ("aforo.model", "aforo.draw"): "Model.draw hands the model to the pictures; imported at the call",
     ("aforo.model", "aforo.explain"): "Model.explain hands the model to the whiteboard; imported at the call",
     ("aforo.model", "aforo.simplify"): "Model.simplify hands the model over; imported at the call",
+    ("aforo.model", "aforo.io"): "Model.save and load_weights hand the model to the files; imported at the call",
     ("aforo.model", "aforo.diagnose"): "Model.diagnose hands the model over; imported at the call",
+    ("aforo.model", "aforo.onnx"): "Model.export_onnx hands the model over; imported at the call",
 }
 
 

@@ -67,6 +67,7 @@ def test_adam_moves_a_weight_and_both_its_slots_in_one_kernel() -> None:
     assert sorted(map(len, updates.values())) == [3, 3, 3, 3]
 
 
+@pytest.mark.about_numpy
 def test_what_only_a_group_reads_never_reaches_memory() -> None:
     model = af.Sequential([af.Dense(100, "softmax", input_shape=[4])])
     model.compile(loss="sparse_categorical_crossentropy", optimizer="adam")

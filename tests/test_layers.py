@@ -532,6 +532,28 @@ def test_batch_normalization_trains_and_predicts_as_in_pytorch() -> None:
     assert_close(model.predict(x), stack(torch.tensor(x)).detach().numpy(), 1e-11)
 
 
+@pytest.mark.parametrize("options", [{}, {"scale": False}, {"scale": False, "center": False}])
+@pytest.mark.parametrize("kind", [af.BatchNormalization, af.LayerNormalization])
+@pytest.mark.parametrize("sizes", [(4, 1), (1, 4), (4, 3)])
+def test_a_normalization_takes_vectors_of_the_size_it_was_built_for(kind: Any, options: Any, sizes: tuple[int, int]) -> None:
+    layer, (first, second) = kind(**options), sizes
+    layer(af.tensor(np.ones((2, first))))
+    if not layer.weights:
+        assert layer(af.tensor(np.ones((2, second)))).shape == (2, second)  # nothing in it has a size
+        return
+    for wrong in (af.tensor(np.ones((5, second))), af.Input([second])):
+        with pytest.raises(af.Error) as caught:
+            layer(wrong)
+        for words in (
+            "does not fit what it is given",
+            f"vectors of {first} (its ",
+            f"{second})",
+            f"a new af.{kind.__name__}()",
+        ):
+            assert words in str(caught.value)
+    assert layer(af.tensor(np.ones((2, 5, first)))).shape == (2, 5, first)
+
+
 def test_layer_normalization_trains_as_in_pytorch() -> None:
     torch = pytest.importorskip("torch")
     layer, model = alone(CASES["LayerNormalization"])

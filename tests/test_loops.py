@@ -117,6 +117,7 @@ def test_a_loop_reads_sequences_that_do_not_lie_step_after_step(look: Callable[[
     np.testing.assert_allclose(result(loop(look(ops.transpose(x, [1, 0, 2])), *rest)[0]), twin(*DATA), rtol=1e-14)
 
 
+@pytest.mark.about_numpy
 def test_what_is_the_same_at_every_step_is_computed_once_outside() -> None:
     x, kernel, bias, start = leaves(DATA)
     shown, _ = loop(x, ops.transpose(ops.exp(kernel)), ops.sin(bias) * 2.0, start)
@@ -313,6 +314,7 @@ def shifted(elements: int) -> Callable[[Any], Any]:
     return lambda slot: replace(slot.operand, layout=replace(slot.operand.layout, offset=slot.operand.layout.offset + elements))
 
 
+@pytest.mark.about_numpy
 def test_the_verifier_refuses_every_loop_whose_body_would_touch_other_bytes() -> None:
     _, graph = symbolic()
     sizes = {"batch": 4, "time": 9}

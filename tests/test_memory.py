@@ -176,6 +176,7 @@ def test_the_operations_of_each_layer_are_its_products_and_little_else() -> None
         assert m.flops == sum(row.flops for row in m.layers)
 
 
+@pytest.mark.about_numpy
 def test_a_report_of_a_fit_lists_what_fit_holds_besides() -> None:
     m = PLAIN.model().memory(32, rows=50_000, validation_rows=7)
     assert m.data_bytes == 50_000 * (4 * (3 + 2) + 8) + 7 * 4 * (3 + 2)
@@ -385,6 +386,7 @@ def test_a_model_that_failed_to_train_frees_its_memory_too() -> None:
         gc.enable()
 
 
+@pytest.mark.about_numpy
 def test_a_thousand_predictions_leave_memory_flat() -> None:
     """keras#13118, tensorflow#33009."""
     model = CLASSES.model()

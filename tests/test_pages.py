@@ -223,6 +223,7 @@ def test_text_can_be_read_on_a_phone_in_the_light_and_in_the_dark(file: Path, sw
         assert f"({sweep.total_bytes[-1, -1]:,} B)" in page.run("return document.getElementById('total').textContent")
 
 
+@pytest.mark.about_numpy
 @needs_browser
 def test_the_page_of_one_report_has_no_map(desktop: Page, tmp_path: Path) -> None:
     m = build(32).memory(64, rows=1000)
@@ -291,6 +292,7 @@ def test_the_data_in_the_page_are_those_of_the_reports(file: Path, sweep: af.mem
             assert held + padding == each.lower_bound_bytes == sum(line[5] for line in cell["layers"])
 
 
+@pytest.mark.about_numpy
 def test_a_deep_nets_timeline_is_thinned_and_keeps_its_peak(tmp_path: Path) -> None:
     model = af.Sequential([af.Dense(4, "tanh", input_shape=[4]), *(af.Dense(4, "tanh") for _ in range(150))])
     model.compile(loss="mse", optimizer="adam")
@@ -355,7 +357,7 @@ def test_the_heat_map_draws_the_budget_between_the_cells(sweep: af.memory.Sweep)
 
 @needs_matplotlib
 def test_a_figure_that_cannot_be_written_says_where(sweep: af.memory.Sweep, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"folder.png' cannot be written"):
+    with pytest.raises(ValueError, match=r"expected: the path of a file"):
         (tmp_path / "folder.png").mkdir()
         sweep.plot(tmp_path / "folder.png")
 

@@ -576,6 +576,7 @@ def recurrent_model(kind: Any, per_step: bool) -> af.Sequential:
     return model
 
 
+@pytest.mark.about_numpy
 @pytest.mark.parametrize("per_step", [False, True])
 @pytest.mark.parametrize("kind", [af.SimpleRNN, af.GRU, af.LSTM])
 def test_a_training_step_holds_what_the_plan_says_to_the_byte_and_further_steps_allocate_nothing(
@@ -941,6 +942,7 @@ def test_the_command_line_plans_lengths(tmp_path: Any, capsys: pytest.CaptureFix
     assert f"{total:,} B" in capsys.readouterr().out
 
 
+@pytest.mark.about_numpy
 def test_the_largest_batch_of_sequences_fits_and_one_more_does_not() -> None:
     model = build()
     rows = model.max_batch_size("1MiB", length=40)

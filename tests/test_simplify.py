@@ -178,6 +178,25 @@ def test_the_new_model_has_weights_of_its_own_and_can_be_used() -> None:
         np.testing.assert_array_equal(a, b)
 
 
+def test_the_new_model_has_an_optimizer_of_its_own() -> None:
+    model = af.Sequential([af.Dense(4, input_shape=[3]), af.Dense(2)])
+    model.compile("mse", af.SGD(0.5, momentum=0.9, clipnorm=1.0))
+    x, y = np.ones((4, 3)), np.zeros((4, 2))
+    model.fit(x, y, epochs=1, verbose=0)
+    simple = model.simplify(verbose=0)
+    assert simple.optimizer is not model.optimizer and type(simple.optimizer) is af.SGD
+    assert (simple.optimizer.momentum, simple.optimizer.clip) == (0.9, ("clipnorm", 1.0))
+    assert simple.optimizer.learning_rate == 0.5
+    simple.optimizer.learning_rate = 0.0
+    assert model.optimizer is not None and model.optimizer.learning_rate == 0.5
+    before = [model.get_weights(), simple.get_weights()]
+    for each in (model, simple):
+        each.fit(x, y, epochs=1, verbose=0)
+    assert any((a != b).any() for a, b in zip(before[0], model.get_weights(), strict=True))
+    for a, b in zip(before[1], simple.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_outputs_keep_their_names_and_losses() -> None:
     a = af.Input([3])
     model = af.Model(a, {"one": af.Dense(2)(af.Dense(4)(a)), "two": af.Dropout(0.1)(af.Dense(1)(a))})
@@ -187,6 +206,85 @@ def test_outputs_keep_their_names_and_losses() -> None:
     assert set(simple.predict(x)) == {"one", "two"}
     y = {"one": np.zeros((2, 2)), "two": np.zeros((2, 1))}
     np.testing.assert_allclose(simple.evaluate(x, y), model.evaluate(x, y), rtol=1e-5)
+
+
+def test_a_layer_that_several_models_use_stays_one_layer() -> None:
+    shared, rng = af.Dense(30), np.random.default_rng(0)
+    one = af.Sequential([shared, af.Dense(30)], name="one")
+    two = af.Sequential([af.Dropout(0.5), shared], name="two")
+    a = af.Input([30])
+    model = af.Model(a, af.Add()([one(a), two(a), af.Dense(30)(shared(a))]))
+    simple = model.simplify(verbose=0)
+    assert_same(model, simple, rng.normal(size=(5, 30)))
+    assert weight_bytes(simple) == weight_bytes(model)
+    assert len({id(layer) for layer in simple.all_sublayers() if layer.name == shared.name}) == 1
+    assert [each.layers for each in simple.folded] == [("dropout",)]
+    # What is used by one model alone folds there, and once, however often the model is called.
+    inner = af.Sequential([af.Dense(4), af.Dense(30)], name="inner")
+    twice = af.Model(a, inner(inner(a)))
+    simple = twice.simplify(verbose=0)
+    assert simple.folded == ()
+    inner = af.Sequential([af.Dense(40), af.Dense(30)], name="inner")
+    twice = af.Model(a, inner(inner(a)))
+    simple = twice.simplify(verbose=0)
+    assert len(simple.folded) == 1
+    assert_same(twice, simple, rng.normal(size=(5, 30)))
+
+
+@pytest.mark.parametrize(("dtype", "sizes"), [("float32", (1e25, 1e20)), ("float64", (1e200, 1e200))])
+def test_a_fold_whose_weights_would_overflow_is_left_alone(dtype: str, sizes: tuple[float, float]) -> None:
+    model = af.Sequential([af.Dense(4, input_shape=[4]), af.Dense(4)], dtype=dtype)
+    for layer, size in zip(model.layers, sizes, strict=True):
+        layer.kernel.assign(size * np.eye(4))
+    simple = model.simplify(verbose=0)
+    assert simple.folded == ()
+    x = np.full((2, 4), 1.0 / sizes[0])
+    np.testing.assert_array_equal(simple.predict(x), model.predict(x))
+    assert np.isfinite(simple.predict(x)).all()
+
+
+class Doubled(af.Dense):
+    def forward(self, x: Any) -> Any:
+        return 2.0 * super().forward(x) + af.ops.square(x)[..., :1]
+
+
+class Cube(af.Activation):
+    def forward(self, x: Any) -> Any:
+        return x * x * x
+
+
+class Always(af.Dropout):
+    def forward(self, x: Any) -> Any:
+        return x * 0.5
+
+
+class Shifted(af.BatchNormalization):
+    def forward(self, x: Any) -> Any:
+        return super().forward(x) + 1.0
+
+
+class Turned(af.Reshape):
+    def forward(self, x: Any) -> Any:
+        return -super().forward(x)
+
+
+class Plain(af.Dense):
+    """A kind of its own that computes what Dense does."""
+
+
+@pytest.mark.parametrize("layer", [lambda: Doubled(4), lambda: Cube(None), lambda: Always(0.5), Shifted, lambda: Turned([4])])
+def test_a_kind_with_a_forward_of_its_own_is_not_folded(layer: Any) -> None:
+    model = af.Sequential([af.Dense(4, input_shape=[4]), layer(), af.Dense(4)])
+    simple = model.simplify(verbose=0)
+    assert simple.folded == ()
+    assert_same(model, simple, np.random.default_rng(0).normal(size=(5, 4)))
+
+
+def test_a_kind_that_keeps_its_forward_is_folded() -> None:
+    model = af.Sequential([Plain(4, input_shape=[4]), af.Dense(4)])
+    simple = model.simplify(verbose=0)
+    assert len(simple.layers) == 1
+    assert_same(model, simple, np.random.default_rng(0).normal(size=(5, 4)))
 
 
 def test_a_model_without_sizes_says_what_it_lacks() -> None:

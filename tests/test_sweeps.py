@@ -221,6 +221,7 @@ def test_the_largest_batch_fits_and_one_more_does_not(which: int) -> None:
             assert type(b) is int
 
 
+@pytest.mark.about_numpy
 @pytest.mark.parametrize("number", range(4, 50, 5))
 def test_the_largest_batch_is_what_trying_them_all_gives(number: int) -> None:
     model = random_net(number // 3 * 6 + number % 3).model()

@@ -37,6 +37,7 @@ from .topology import Input
 
 if TYPE_CHECKING:
     from . import datasets, memory
+    from .io import load_model
 
 __version__ = "0.1.0"
 
@@ -44,8 +45,8 @@ __all__ = [
     "GRU", "LSTM", "SGD", "Activation", "Adagrad", "Adam", "AdamW", "Add", "BatchNormalization", "Concatenate", "Dense",
     "Dropout", "Embedding", "Error", "Feedback", "Flatten", "Input", "Lambda", "Layer", "LayerNormalization", "Model",
     "Multiply", "Optimizer", "RMSprop", "Reshape", "Sequential", "SimpleRNN", "Tensor", "callbacks", "datasets", "devices",
-    "from_dlpack", "grad", "initializers", "losses", "memory", "metrics", "ops", "optimizers", "regularizers", "schedules",
-    "set_seed", "tensor",
+    "from_dlpack", "grad", "initializers", "load_model", "losses", "memory", "metrics", "ops", "optimizers", "regularizers",
+    "schedules", "set_seed", "tensor",
 ]  # fmt: skip
 
 _LATER = ("datasets", "memory")  # loaded at their first use, to keep the import short
@@ -56,4 +57,8 @@ def __getattr__(name: str) -> Any:
         from importlib import import_module
 
         return import_module(f"{__name__}.{name}")
+    if name == "load_model":
+        from .io import load_model
+
+        return load_model
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

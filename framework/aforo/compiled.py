@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import device as devices
@@ -84,6 +84,30 @@ class Compiled(Network):
                     self.optimizer, self.heads, self._compiled, self._slots, self.totals, self._step = before
                     self._changed()
                     raise
+
+    def compile_again(
+        self, compiled: tuple[Any, Any, Any], optimizer: optimizers.Optimizer, targets: Sequence[tuple[Shape, str] | None]
+    ) -> None:
+        """Compile as `compiled` of another model says, for targets of known shapes."""
+        with self.lock:
+            self.optimizer, self._compiled, self._slots, self._step = optimizer, compiled, {}, _counter()
+            self._make_heads()
+            for head, target in zip(self.heads, targets, strict=True):
+                if target is not None:
+                    self.set_target(head, *target)
+            self._changed()
+            if self.built:
+                self.graph(steps.TRAINING if self.trainable_weights else steps.EVALUATION)
+
+    @property
+    def compiled(self) -> tuple[Any, Any, Any] | None:
+        """The loss, the metrics and the loss weights it was given, if it is compiled."""
+        return self._compiled
+
+    @property
+    def slots(self) -> Mapping[Variable, Mapping[str, Variable]]:
+        """What the optimizer keeps for each weight."""
+        return self._slots
 
     def _make_heads(self) -> None:
         if self._compiled is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 _PRINTED = 16  # classes
+_MOST = 10_000  # classes: counts of 800 MB
 
 
 class ConfusionMatrix:
@@ -96,9 +97,9 @@ class ConfusionMatrix:
         return chart
 
 
-def confusion_matrix(y_true: Any, y_predicted: Any, labels: Sequence[Any] | None = None) -> ConfusionMatrix:
+def confusion_matrix(y_true: Any, y_predicted: Any, labels: Iterable[Any] | None = None) -> ConfusionMatrix:
     """See `aforo.metrics.confusion_matrix`."""
-    true, seen_true = _classes(y_true, "y_true")
+    true, seen_true = _classes(y_true, "y_true", one_class=True)
     taken, seen_taken = _classes(y_predicted, "y_predicted")
     if len(true) != len(taken):
         raise InvalidValue(
@@ -110,7 +111,26 @@ def confusion_matrix(y_true: Any, y_predicted: Any, labels: Sequence[Any] | None
             )
         )
     classes = max(seen_true, seen_taken)
+    if classes > _MOST:
+        raise InvalidValue(
+            explain(
+                "the matrix would have a row and a column for each class.",
+                expected=f"at most {_MOST:,} classes, numbered from 0",
+                received=f"class {classes - 1:,}",
+                fix="names, y_true = np.unique(y_true, return_inverse=True)",
+            )
+        )
     if labels is not None:
+        if isinstance(labels, (str, Mapping)) or not isinstance(labels, Iterable):
+            raise InvalidType(
+                explain(
+                    "labels are the names of the classes.",
+                    expected="a list with a name for each class",
+                    received=repr(labels),
+                    fix=f"labels={[str(i) for i in range(min(classes, _PRINTED))]}",
+                )
+            )
+        labels = list(labels)
         if len(labels) < classes:
             raise InvalidValue(
                 explain(
@@ -126,9 +146,19 @@ def confusion_matrix(y_true: Any, y_predicted: Any, labels: Sequence[Any] | None
     return ConfusionMatrix(matrix, [str(label) for label in (range(classes) if labels is None else labels)])
 
 
-def _classes(values: Any, name: str) -> tuple[Array, int]:
-    """Class numbers, and how many classes there are at least."""
-    array = np.asarray(values)
+def _classes(values: Any, name: str, one_class: bool = False) -> tuple[Array, int]:
+    """Class numbers, and how many classes there are at least. one_class: rows say a class, and not how likely each is."""
+    try:
+        array = np.asarray(values)
+    except ValueError as error:  # rows of different lengths
+        raise InvalidValue(
+            explain(
+                f"{name} must hold class numbers, one-hot rows or probabilities.",
+                expected="rows of one length",
+                received=str(error),
+                fix=f"{name} = [0, 2, 1], a class for each row",
+            )
+        ) from error
     if array.dtype.kind not in "fiub":
         raise InvalidType(
             explain(
@@ -147,6 +177,16 @@ def _classes(values: Any, name: str) -> tuple[Array, int]:
             )
         )
     if array.ndim == 2 and array.shape[1] > 1:
+        if one_class and (array.min() < 0 or not np.allclose(array.sum(axis=1), 1.0, atol=1e-3)):
+            row = int(np.argmax((array < 0).any(axis=1) | (np.abs(array.sum(axis=1) - 1.0) > 1e-3)))
+            raise InvalidValue(
+                explain(
+                    f"the rows of {name} are no classes: each has exactly one.",
+                    expected="class numbers, or rows that sum to 1",
+                    received=f"row {row}, which sums to {float(array[row].sum()):.4g}",
+                    fix=f"af.metrics.confusion_matrix({name}[:, 0], y_predicted[:, 0]) for one label of several",
+                )
+            )
         return array.argmax(axis=1), array.shape[1]
     column = array.reshape(-1)
     if column.dtype.kind == "f" and (column != np.floor(column)).any():  # what a sigmoid gives

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from os import PathLike
+from os.path import isdir
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +52,16 @@ def checked_path(path: Any, suffixes: tuple[str, ...], call: str) -> Path:
                 fix=f'{call}("{file.stem or "net"}{suffixes[0]}")',
             )
         )
-    if not file.parent.is_dir():
+    if isdir(file):
+        raise InvalidValue(
+            explain(
+                "a picture is written to a file.",
+                expected="the path of a file",
+                received=f"{path}, a folder",
+                fix=f'{call}("{file / "net"}{suffixes[0]}")',
+            )
+        )
+    if not isdir(file.parent):
         raise InvalidValue(
             explain(
                 "there is no such folder.",
@@ -59,6 +71,22 @@ def checked_path(path: Any, suffixes: tuple[str, ...], call: str) -> Path:
             )
         )
     return file
+
+
+@contextmanager
+def writing(file: Path) -> Iterator[None]:
+    """Raises, naming the file, if it cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise InvalidValue(
+            explain(
+                f"{str(file)!r} cannot be written.",
+                expected="a path that may be written to",
+                received=error.strerror or str(error),
+                fix=f'"net{file.suffix}", in the folder that Python runs in',
+            )
+        ) from error
 
 
 class Chart:
@@ -71,7 +99,8 @@ class Chart:
     def save(self, path: str | PathLike[str]) -> None:
         """Write it as .png, .svg or .pdf."""
         file = checked_path(path, SUFFIXES, self._call)
-        self.figure.savefig(file, dpi=144)
+        with writing(file):
+            self.figure.savefig(file, dpi=144)
 
     def _repr_png_(self) -> bytes:
         buffer = BytesIO()
@@ -84,7 +113,8 @@ def curves(history: dict[str, list[float]], epochs: list[int], path: str | PathL
     call = "history.plot"
     if path is not None:
         checked_path(path, SUFFIXES, call)
-    if not epochs:
+    history = {name: values for name, values in history.items() if values}
+    if not epochs or not history:
         raise InvalidState(explain("this history holds no epoch.", expected="a fit", fix="history = model.fit(x, y)"))
     names = [name for name in history if not name.startswith("val_")] or list(history)
     made = figure(5.2 * min(len(names), 3), 3.6 * -(-len(names) // 3), "history.plot()")

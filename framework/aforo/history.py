@@ -36,5 +36,5 @@ class History:
         return curves(self.history, self.epoch, path)
 
     def __repr__(self) -> str:
-        last = ", ".join(f"{name} {values[-1]:.4g}" for name, values in self.history.items())
+        last = ", ".join(f"{name} {values[-1]:.4g}" for name, values in self.history.items() if values)
         return f"<History of {len(self.epoch)} epochs: {last}>"

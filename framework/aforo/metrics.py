@@ -131,7 +131,7 @@ _PER_SAMPLE = {
 r2 = Metric("r2", _r2_sums, _r2_result)
 precision = Metric("precision", _decisions, _ratio("said"))
 recall = Metric("recall", _decisions, _ratio("true"))
-_METRICS = {"r2": r2, "precision": precision, "recall": recall, "top_5": top_k(5), "top_3": top_k(3)}
+KNOWN = {"r2": r2, "precision": precision, "recall": recall, "top_5": top_k(5), "top_3": top_k(3)}
 
 
 def _accuracy(loss: losses.Loss, y_pred: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
@@ -148,7 +148,7 @@ def check(identifiers: Any) -> list[Any]:
     if identifiers is None:
         return []
     given = list(identifiers) if isinstance(identifiers, (list, tuple)) else [identifiers]
-    known = [*_ACCURACY, *_PER_SAMPLE, *_METRICS, *losses.KNOWN]
+    known = [*_ACCURACY, *_PER_SAMPLE, *KNOWN, *losses.KNOWN]
     for identifier in given:
         if isinstance(identifier, str):
             if identifier.lower() not in known:
@@ -197,8 +197,8 @@ def get(identifier: Any, loss: losses.Loss, y_pred: Tensor) -> Metric:
     if not isinstance(identifier, str):
         return _per_sample(name, losses.custom(identifier, "metric").per_sample)
     key = identifier.lower()
-    if key in _METRICS:
-        return Metric(name, _METRICS[key].sums, _METRICS[key].result)
+    if key in KNOWN:
+        return Metric(name, KNOWN[key].sums, KNOWN[key].result)
     if key in _ACCURACY:
         return _per_sample(name, _accuracy(loss, y_pred))
     return _per_sample(name, _PER_SAMPLE[key] if key in _PER_SAMPLE else losses.KNOWN[key].per_sample)

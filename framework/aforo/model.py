@@ -244,19 +244,48 @@ class Model(Compiled):
             print(report(made.folded))
         return made
 
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the whole model to one file: layers, weights, and its training so far, which `af.load_model` continues bit for
+        bit. Functions and classes of your own are in it by name. The file is replaced whole, or not at all."""
+        from .io import save_model
+
+        save_model(self, path)
+
+    def save_weights(self, path: str | PathLike[str]) -> None:
+        """Write the weights to a safetensors file."""
+        from .io import save_weights
+
+        save_weights(self, path)
+
+    def load_weights(self, path: str | PathLike[str]) -> None:
+        """Take the weights from a file of `save_weights` or `save`, in order. Nothing changes unless all of them fit."""
+        from .io import load_weights
+
+        load_weights(self, path)
+
     def compile_like(self, other: Model) -> None:
-        """Compile another model with the same outputs for what this one is compiled for."""
-        if self._compiled is not None:
+        """Compile another model with the same outputs for what this one is compiled for, with an optimizer of its own."""
+        if self._compiled is not None and self.optimizer is not None:
             now = dict(zip(self.output_names, other.output_names, strict=True))
             given = [
                 {now[name]: each for name, each in value.items()} if isinstance(value, Mapping) else value
                 for value in self._compiled
             ]
-            other.compile(given[0], self.optimizer, given[1], given[2])
+            other.compile(given[0], self.optimizer.twin(), given[1], given[2])
 
     def given_as(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> tuple[Any, Any]:
         """Inputs and outputs in the form this model was given its own: one, a list, or a dict by name."""
         return self._inputs.joined(inputs), self._outputs.joined(outputs)
+
+    def export_onnx(self, path: str | PathLike[str]) -> None:
+        """Write its prediction as an ONNX file, with its weights as they are now; layers of your own and functions too.
+
+        Inputs and outputs keep their names, weights are named layer/weight, batches are of any size. Needs the extra
+        `onnx`. Raises, naming it, for an operation that ONNX has no translation of, e.g. random numbers in a prediction.
+        """
+        from .onnx import export
+
+        export(self, path)
 
     def summary(self) -> None:
         """Print the layers, their output shapes and parameters."""

@@ -99,8 +99,12 @@ class Network(Layer):
         """The outputs for other inputs."""
         return self._topology.replay(values, steps)
 
+    def given_parts(self, x: Any) -> list[Any]:
+        """What its inputs are given, in their order."""
+        return self._inputs.split(x, f"the input of {self.name!r}")
+
     def forward(self, x: Any) -> Any:
-        values = self._inputs.split(x, f"the input of {self.name!r}")
+        values = self.given_parts(x)
         for variable, value in zip(self.inputs, values, strict=True):
             if not fits(value.shape[1:], variable.shape[1:]):
                 raise InvalidValue(

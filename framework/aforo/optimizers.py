@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -72,6 +73,12 @@ class Optimizer:
             variable.initial = partial(float, self._rate)
             if variable.storage is not None:
                 device.write(variable, np.asarray(self._rate, variable.dtype), variable.device)
+
+    def twin(self) -> Optimizer:
+        """An optimizer like this one, for another model: from then on, each has a learning rate of its own."""
+        made = copy(self)
+        made._variables = WeakKeyDictionary()
+        return made
 
     def rate(self, dtype: str, step: Tensor, counter: Variable) -> Tensor:
         """The learning rate as a value of the graph, so that it can change without a new program."""

@@ -16,6 +16,7 @@ from .graph import Spelling, Tensor, apply, leaf
 from .layers import Activation, Add, BatchNormalization, Concatenate, Dense, Dropout, Flatten, Multiply, Reshape
 from .layers.activation import KNOWN
 from .layers.layer import Call, Layer, flattened, mapped
+from .network import Network
 from .ops.elementwise import scalar_source
 from .recurrence import Feedback, Start
 from .specs import Dim, Shape
@@ -146,11 +147,12 @@ def before_activation(layer: Dense, out: Tensor) -> Tensor:
 
 
 class _Builder:
-    def __init__(self, model: Model, split: bool, again: bool) -> None:
+    def __init__(self, model: Model, split: bool, again: bool, inside: bool) -> None:
         self.split = split
         self.again = again
+        self.inside = inside
         self.now: dict[int, Tensor] = {}  # what a tensor of the model is in this trace, by its identity
-        self.numbers = numbered(model.layers)
+        self.numbers = numbered([*model.all_sublayers()] if inside else model.layers)
         self.values: list[Value] = []
         self.steps: list[Step] = []
         self.where: dict[int, int] = {}  # the value a tensor stands for, by the tensor's identity
@@ -207,6 +209,42 @@ class _Builder:
         if not self.again:
             return call.outputs
         return tuple(flattened(call.layer.forward(*[mapped(x, self.current) for x in call.inputs])))
+
+    def record(self, record: Call | Tensor) -> None:
+        if isinstance(record, Call):
+            if not self.entered(record):
+                self.call(record)
+        elif record.symbolic:
+            self.operation(record)
+        elif self.again:
+            self.now[id(record)] = apply(record.op, *map(self.current, record.inputs), **record.attributes)
+
+    def entered(self, call: Call) -> bool:
+        """The steps of a model within the model, if they are wanted and it has no cycles."""
+        model = call.layer
+        if not self.inside or not isinstance(model, Network) or type(model).forward is not Network.forward:
+            return False
+        sources, records = model.records()
+        given = model.given_parts(call.inputs[0])
+        read = [
+            x for record in records for x in (flattened(list(record.inputs)) if isinstance(record, Call) else record.inputs)
+        ]
+        if any(isinstance(x, Feedback) for x in read) or any(
+            x.shape != own.shape for x, own in zip(sources, given, strict=True)
+        ):
+            return False
+        for x, own in zip(sources, given, strict=True):
+            self._same(x, own)
+        for record in records:
+            self.record(record)
+        for out, own in zip(call.outputs, model.outputs, strict=True):
+            self._same(out, own)
+        return True
+
+    def _same(self, x: Tensor, known: Tensor) -> None:
+        """Let a tensor stand for what another one stands for."""
+        (self.where[id(x)],) = self.known(known)
+        self.now[id(x)] = self.current(known)
 
     def call(self, call: Call) -> None:
         layer, made = call.layer, self.made(call)
@@ -288,15 +326,15 @@ class _Builder:
         self.steps.append(Step(name, "operation", sign, inputs, (end,), links, weights=weights))
 
 
-def outline(model: Model, split: bool = False, inputs: Sequence[Tensor] | None = None) -> Outline:
+def outline(model: Model, split: bool = False, inputs: Sequence[Tensor] | None = None, inside: bool = False) -> Outline:
     """What a built model is made of.
 
     split: a Dense with an activation is two steps, t = x W + B and h = f(t). inputs: trace the model again, for these; the
-    values' tensors are then those of the new trace.
+    values' tensors are then those of the new trace. inside: a model within it is the steps that it consists of.
     """
     model.require_built()
     sources, records = model.records()
-    builder = _Builder(model, split, inputs is not None)
+    builder = _Builder(model, split, inputs is not None, inside)
     single = len(model.outputs) == 1
     for x, name in zip(model.outputs, ["N"] if single else model.output_names, strict=True):
         builder.output_names[id(x)] = name
@@ -306,12 +344,7 @@ def outline(model: Model, split: bool = False, inputs: Sequence[Tensor] | None =
         for x, own, variable in zip(sources, inputs or sources, model.inputs, strict=True)
     )
     for record in records:
-        if isinstance(record, Call):
-            builder.call(record)
-        elif record.symbolic:
-            builder.operation(record)
-        elif inputs is not None:
-            builder.now[id(record)] = apply(record.op, *map(builder.current, record.inputs), **record.attributes)
+        builder.record(record)
     outputs = tuple(builder.where[id(x)] for x in model.outputs)
     builder.close()
     return Outline(model.name, tuple(builder.values), tuple(builder.steps), given, outputs)

@@ -121,12 +121,12 @@ class Probe:
 
 
 @uncollected
-def probe(model: Model, training: bool, split: bool = True) -> Probe:
-    """Trace a built model: as in a training step, or as in a prediction."""
+def probe(model: Model, training: bool, split: bool = True, inside: bool = False) -> Probe:
+    """Trace a built model: as in a training step, or as in a prediction. inside: with the steps of models within it."""
     step = Variable("step", (), "int64", STATE, lambda: 0, owner="probe")
     context = Context(training=training, step=lambda: leaf(step))
     with tracing(), collecting(context):
-        found = outline(model, split, [leaf(variable) for variable in model.inputs])
+        found = outline(model, split, [leaf(variable) for variable in model.inputs], inside)
         targets, losses, error = [], [], None
         for head, index in zip(model.heads, found.outputs, strict=False):
             y_pred = found.values[index].tensor

@@ -76,6 +76,7 @@ class Workspace:
         self.programs: dict[tuple[str, int, int, int], Program] = {}
         self.active: Program | None = None
         self._sized: dict[Constant, Any] = {}
+        self._written: dict[Constant, int] = {}  # bytes of each constant that hold its values
         self._generation = Generation.current
 
     @property
@@ -153,12 +154,15 @@ class Workspace:
             self.arena_bytes = plan.arena_bytes
         for constant in plan.constants:
             needed = value_bytes(constant.shape, constant.dtype, plan.sizes)
-            if constant in self.constants and self.constants[constant].nbytes >= profile.footprint(needed):
+            held = self.constants.get(constant)
+            if held is None or held.nbytes < profile.footprint(needed):
+                if self.constants.pop(constant, None) is not None:
+                    self.programs.clear()
+                    self.active = None
+                self._sized.pop(constant, None)
+                self.constants[constant] = opened(self.device, needed)
+            elif needed <= self._written[constant]:
                 continue
-            if self.constants.pop(constant, None) is not None:
-                self.programs.clear()
-                self.active = None
-            self._sized.pop(constant, None)
-            self.constants[constant] = opened(self.device, needed)
+            self._written[constant] = needed
             values = constant.at(plan.sizes)
             fill(self.device, self.constants[constant], constant.shape, constant.dtype, values, plan.sizes)

@@ -5,6 +5,9 @@ Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3 (2011).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import count
 from os import urandom
@@ -46,8 +49,22 @@ def check_seed(seed: int) -> int:
     return seed.__index__()
 
 
+_streams: ContextVar[Iterator[Stream] | None] = ContextVar("streams", default=None)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """What is created inside is drawn from this seed, whatever `set_seed` says, and leaves that one's turns alone."""
+    token = _streams.set(Stream(seed, turn) for turn in count())
+    try:
+        yield
+    finally:
+        _streams.reset(token)
+
+
 def new_stream() -> Stream:
-    return Stream(_seed, next(_turns))
+    streams = _streams.get()
+    return Stream(_seed, next(_turns)) if streams is None else next(streams)
 
 
 def shuffle_seed() -> int:

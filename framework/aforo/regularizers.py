@@ -38,6 +38,7 @@ class L1L2:
 
     def __init__(self, l1: float = 0.01, l2: float = 0.01) -> None:
         self.parts = L1(l1), L2(l2)
+        self.l1, self.l2 = self.parts[0].l1, self.parts[1].l2
 
     def __call__(self, weight: Tensor) -> Tensor:
         return self.parts[0](weight) + self.parts[1](weight)

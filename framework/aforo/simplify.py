@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .parameter import Parameter
 
 Array = np.ndarray[Any, Any]
+L = TypeVar("L", bound=Layer)
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,16 @@ class _Affine:
         return _Affine(matrix, shift, self.layers + other.layers, self.left_out + other.left_out)
 
 
+def _is(layer: Layer, kind: type[L]) -> TypeGuard[L]:
+    """Whether a layer computes what this kind does: a subclass may have a forward of its own."""
+    return isinstance(layer, kind) and type(layer).forward is kind.forward
+
+
 def _affine(layer: Layer) -> _Affine | None:
     """What a layer does to its input before its activation, if that is linear."""
-    if isinstance(layer, Dense):
+    if _is(layer, Dense):
         return _Affine(_wide(layer.kernel), None if layer.bias is None else _wide(layer.bias), (layer,))
-    if isinstance(layer, BatchNormalization):
+    if _is(layer, BatchNormalization):
         scale = 1.0 / np.sqrt(_wide(layer.moving_variance) + layer.epsilon)
         scale = scale if layer.gamma is None else scale * _wide(layer.gamma)
         shift = -_wide(layer.moving_mean) * scale
@@ -87,9 +93,9 @@ def _wide(weight: Parameter) -> Array:
 
 
 def _is_identity(layer: Layer, shapes: tuple[Shape, Shape]) -> bool:
-    if isinstance(layer, Activation):
+    if _is(layer, Activation):
         return layer.activation is linear
-    return isinstance(layer, Dropout) or (isinstance(layer, (Flatten, Reshape)) and shapes[0] == shapes[1])
+    return _is(layer, Dropout) or ((_is(layer, Flatten) or _is(layer, Reshape)) and shapes[0] == shapes[1])
 
 
 def _ends(layer: Layer) -> bool:
@@ -127,11 +133,27 @@ def _partition(run: Sequence[_Affine]) -> list[list[_Affine]]:
 
 
 class _Simplifier:
-    def __init__(self, uses: Counter[int]) -> None:
-        self.uses = uses
+    """One for a model and all models in it: a layer that several of them use stays one layer."""
+
+    def __init__(self, model: Model) -> None:
+        self.uses = _uses(model)
         self.folded: list[Folded] = []
         self.copies: dict[int, Layer] = {}
         self.taken: set[str] = set()
+
+    def model(self, model: Model) -> Model:
+        """A new model that predicts the same."""
+        sources, records = model.records()
+        already = len(self.folded)
+        with model.lock:
+            if isinstance(model, Sequential):
+                made: Model = _stacked(model, [record for record in records if isinstance(record, Call)], self)
+            else:
+                made = _connected(model, sources, records, self)
+        made.folded = tuple(self.folded[already:])
+        made.epochs_trained = model.epochs_trained
+        model.compile_like(made)
+        return made.to(model.device)
 
     def stack(self, layers: Sequence[tuple[Layer, tuple[Shape, Shape]]]) -> list[tuple[Layer, list[Array]]]:
         """New layers, with their weights, that do in a row what these do in a row."""
@@ -139,7 +161,9 @@ class _Simplifier:
         run: list[_Affine] = []
 
         def close() -> None:
-            out.extend(map(self._one, _partition(run)))
+            for piece in _partition(run):
+                made = self._one(piece) if len(piece) > 1 else None
+                out.extend([made] if made is not None else [self.copy(each.layers[0]) for each in piece])
             run.clear()
 
         for layer, shapes in layers:
@@ -157,12 +181,16 @@ class _Simplifier:
         close()
         return out
 
-    def _one(self, piece: Sequence[_Affine]) -> tuple[Layer, list[Array]]:
-        if len(piece) == 1:
-            return self.copy(piece[0].layers[0])
+    def _one(self, piece: Sequence[_Affine]) -> tuple[Layer, list[Array]] | None:
+        """One layer for all of these; None where its weights would be too large for their dtype."""
         whole = piece[0]
-        for each in piece[1:]:
-            whole = whole.then(each)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for each in piece[1:]:
+                whole = whole.then(each)
+            if not all(
+                np.isfinite(a.astype(whole.layers[-1].dtype)).all() for a in (whole.matrix, whole.shift) if a is not None
+            ):
+                return None
         last = next((layer for layer in reversed(whole.layers) if isinstance(layer, Dense)), whole.layers[-1])
         made: Layer
         if isinstance(last, Dense):
@@ -187,9 +215,7 @@ class _Simplifier:
         weights = [weight.numpy() for weight in layer.weights]
         if id(layer) not in self.copies:
             if isinstance(layer, Model):
-                inner = simplified(layer)
-                self.folded += inner.folded
-                self.copies[id(layer)] = inner
+                self.copies[id(layer)] = self.model(layer)
             else:
                 copy = type(layer).from_config(layer.get_config())
                 copy.dtype = layer.dtype
@@ -207,15 +233,23 @@ def _shapes(call: Call) -> tuple[Shape, Shape]:
 def simplified(model: Model) -> Model:
     """A new model with as few layers and weights as predict the same."""
     model.require_built()
-    sources, records = model.records()
-    calls = [record for record in records if isinstance(record, Call)]
-    work = _Simplifier(Counter(id(call.layer) for call in calls))
-    with model.lock:
-        made = _stacked(model, calls, work) if isinstance(model, Sequential) else _connected(model, sources, records, work)
-    made.folded = tuple(work.folded)
-    made.epochs_trained = model.epochs_trained
-    model.compile_like(made)
-    return made.to(model.device)
+    return _Simplifier(model).model(model)
+
+
+def _uses(model: Model) -> Counter[int]:
+    """How many calls there are of each layer, in this model and in each of those in it."""
+    uses: Counter[int] = Counter()
+    models = {id(model): model}
+    waiting = [model]
+    while waiting:
+        _, records = waiting.pop().records()
+        for record in records:
+            if isinstance(record, Call):
+                uses[id(record.layer)] += 1
+                if isinstance(record.layer, Model) and id(record.layer) not in models:
+                    models[id(record.layer)] = record.layer
+                    waiting.append(record.layer)
+    return uses
 
 
 def _give(layer: Layer, arrays: Sequence[Array]) -> None:

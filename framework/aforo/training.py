@@ -430,9 +430,9 @@ def _train(
             if validation is not None:
                 logs |= _evaluated(model, validation, piece, held_out, "val_")
             report.end(epoch, logs, perf_counter() - started)
-            history.record(epoch, logs)
             model.epochs_trained += done == batches.rows  # whole epochs only
-            call("on_epoch_end", epoch, dict(logs))
+            call("on_epoch_end", epoch, logs)  # which may add to them
+            history.record(epoch, logs)
             if model.stop_training:
                 break
     call("on_train_end", logs)

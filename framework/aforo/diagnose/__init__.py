@@ -60,12 +60,12 @@ def diagnosed(model: Model, x: Any, y: Any) -> Diagnosis:
 
     with model.lock, revertible(), np.errstate(all="ignore"):
         everything = prepare(model, x, y)
-        found = probe(model, training=True)
+        found = probe(model, training=True, inside=True)
         return Diagnosis(model.name, tuple(dict.fromkeys(_findings(model, found, everything))))
 
 
 def _findings(model: Model, found: Probe, everything: Batches) -> Iterator[Finding]:
-    plan, layers = found.outline, outline(model)
+    plan, layers = found.outline, outline(model, inside=True)
     arrays = dict(everything.columns)
     many = len(model.inputs) > 1
     for variable, value in zip(model.inputs, plan.inputs, strict=True):

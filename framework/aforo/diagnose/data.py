@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from ..losses import CLASSES, logits_of
+from ..losses import CLASSES
 from ..outline import Outline
 from ..probe import Probe
 from ..specs import FLOATS
 from .finding import Finding
+from .layers import activation_of
 
 Array = np.ndarray[Any, Any]
 
@@ -75,15 +76,6 @@ def _twins(table: Array, constant: Array) -> tuple[int, int] | None:
     return None
 
 
-def head_activation(found: Probe, value: int) -> str:
-    """The activation that gives an output: "softmax", "sigmoid", "tanh", "relu", or "" for none of them."""
-    tensor = found.outline.values[value].tensor
-    assert tensor is not None
-    if tensor.spelling is not None:
-        return tensor.spelling.name
-    return "sigmoid" if logits_of(tensor, "sigmoid") is not None else tensor.op if tensor.op == "tanh" else ""
-
-
 def of_targets(found: Probe, number: int, name: str, layer: str, values: Array) -> Iterator[Finding]:
     """Faults of the targets of one output. layer: what gives that output."""
     head = found.model.heads[number]
@@ -96,7 +88,7 @@ def of_targets(found: Probe, number: int, name: str, layer: str, values: Array) 
     if tensor.dtype not in FLOATS or values.shape[1:] != tuple(tensor.shape[1:]):
         return
     table = values.astype(np.float64)
-    active = head_activation(found, value)
+    active = activation_of(tensor)
     low, high = float(table.min()), float(table.max())
     if active == "softmax":
         off = float(np.abs(table.sum(-1) - 1.0).max())
@@ -143,7 +135,8 @@ def _classes(name: str, labels: Array, classes: int) -> Iterator[Finding]:
         )  # fmt: skip
     missing = int((counts == 0).sum())
     if classes > 2 and missing > classes / 2 and len(labels) >= _ENOUGH * classes:
+        fewer = f"a head of {classes - missing} units, or labels that use them all"
         yield Finding(
             name, "classes that never occur", float(missing), f"{missing} of the head's {classes} classes are in no row",
-            f"a head of {classes - missing} units, or labels that use them all",
+            fewer if classes - missing > 1 else "rows of the other classes: with one class there is nothing to tell apart",
         )  # fmt: skip

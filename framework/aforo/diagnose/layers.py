@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ..graph import Tensor
+from ..ops.elementwise import scalar_source
 from ..outline import DENSE, Outline, Step
 from ..parameter import Parameter
 from .finding import Finding
@@ -24,6 +26,18 @@ _MUCH_DROPOUT = 0.8
 def owner(step: Step) -> str:
     """The layer a step belongs to."""
     return step.name.removesuffix(" activation")
+
+
+def activation_of(value: Tensor | None) -> str:
+    """The activation that gives a value, however it was written: "relu", "tanh", "softmax", …, or "" for none."""
+    if value is None:
+        return ""
+    if value.spelling is not None:
+        return value.spelling.name
+    if value.op == "maximum":
+        zero = scalar_source(value.inputs[1])
+        return "relu" if zero is not None and zero.op == "constant" and zero.attributes["value"] == 0 else ""
+    return {"logistic": "sigmoid", "tanh": "tanh"}.get(value.op, "")
 
 
 def of_weights(weights: Mapping[str, list[Parameter]]) -> Iterator[Finding]:
@@ -96,8 +110,8 @@ def of_activations(plan: Outline, values: Mapping[int, Array]) -> Iterator[Findi
                     'scaled inputs, kernel_initializer="glorot_uniform", af.BatchNormalization() before the activation',
                 )  # fmt: skip
                 return
-            table = array.reshape(-1, array.shape[-1])
-            if step.activation == "relu" and len(table) > 1 and out not in plan.outputs:
+            table, active = array.reshape(-1, array.shape[-1]), activation_of(plan.values[out].tensor)
+            if active == "relu" and len(table) > 1 and out not in plan.outputs:
                 dead = int((table.max(0) <= 0).sum())
                 if dead >= DEAD * table.shape[1] and (dead > 1 or table.shape[1] == 1):
                     yield Finding(
@@ -105,13 +119,13 @@ def of_activations(plan: Outline, values: Mapping[int, Array]) -> Iterator[Findi
                         f"{dead} of {table.shape[1]} units give 0 for every row: no gradient passes them",
                         'a smaller learning rate, bias_initializer="zeros", activation="leaky_relu"',
                     )  # fmt: skip
-            if step.activation in _FLAT and out not in plan.outputs:
-                low, high = _FLAT[step.activation]
+            if active in _FLAT and out not in plan.outputs:
+                low, high = _FLAT[active]
                 share = float(((table < low) | (table > high)).mean())
                 if share > SATURATED:
                     yield Finding(
-                        owner(step), f"saturated {step.activation}", share,
-                        f"{share:.1%} of its values lie where {step.activation} is flat",
+                        owner(step), f"saturated {active}", share,
+                        f"{share:.1%} of its values lie where {active} is flat",
                         'scaled inputs, smaller initial weights, or activation="relu"',
                     )  # fmt: skip
 
@@ -119,7 +133,7 @@ def of_activations(plan: Outline, values: Mapping[int, Array]) -> Iterator[Findi
 def of_gradients(plan: Outline, slopes: Mapping[int, Array], kernels: Mapping[str, Array]) -> Iterator[Finding]:
     """Derivatives that vanish or explode on their way from the last layer to the first."""
     linear = [step for step in plan.steps if step.links == DENSE and step.outputs[0] in slopes]
-    sizes = {step.name: float(np.sqrt((slopes[step.outputs[0]].astype(np.float64) ** 2).mean())) for step in linear}
+    sizes = [float(np.sqrt((slopes[step.outputs[0]].astype(np.float64) ** 2).mean())) for step in linear]
     for name, array in kernels.items():
         if not np.isfinite(array).all():
             yield Finding(
@@ -127,21 +141,20 @@ def of_gradients(plan: Outline, slopes: Mapping[int, Array], kernels: Mapping[st
                 "scaled inputs and targets, smaller initial weights, af.SGD(…, clipnorm=1.0)",
             )  # fmt: skip
             return
-    if len(linear) < 2 or not sizes[linear[-1].name]:
+    if len(linear) < 2 or not sizes[-1]:
         return
-    last = sizes[linear[-1].name]
-    ratios = {step.name: sizes[step.name] / last for step in linear[:-1]}
-    least, most = min(ratios, key=ratios.__getitem__), max(ratios, key=ratios.__getitem__)
-    if ratios[most] > EXPLODED:
+    ratios = [size / sizes[-1] for size in sizes[:-1]]
+    least, most = min(ratios), max(ratios)
+    if most > EXPLODED:
         yield Finding(
-            most, "exploding gradients", ratios[most],
-            f"the derivative that arrives there is {ratios[most]:.3g} times that of {linear[-1].name}",
+            linear[ratios.index(most)].name, "exploding gradients", most,
+            f"the derivative that arrives there is {most:.3g} times that of {linear[-1].name}",
             'kernel_initializer="glorot_uniform", af.BatchNormalization(), af.SGD(…, clipnorm=1.0)',
         )  # fmt: skip
-    if 0 < ratios[least] < VANISHED:
+    if 0 < least < VANISHED:
         yield Finding(
-            least, "vanishing gradients", ratios[least],
-            f"the derivative that arrives there is {ratios[least]:.3g} times that of {linear[-1].name}",
+            linear[ratios.index(least)].name, "vanishing gradients", least,
+            f"the derivative that arrives there is {least:.3g} times that of {linear[-1].name}",
             'activation="relu", fewer layers, af.BatchNormalization(), or a skip: af.Concatenate()([h, x])',
         )  # fmt: skip
 

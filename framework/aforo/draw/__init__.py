@@ -7,7 +7,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidState, InvalidValue, explain, unknown_name
-from ..figures import checked_path
+from ..figures import checked_path, writing
 from ..outline import Outline, outline
 from . import boxes
 from .canvas import Canvas
@@ -47,9 +47,11 @@ class Picture:
         if file.suffix.lower() == ".png":
             from .png import rendered
 
-            file.write_bytes(rendered(self.canvas))
+            content = rendered(self.canvas)
         else:
-            file.write_text(self.svg, encoding="utf-8")
+            content = self.svg.encode("utf-8")
+        with writing(file):
+            file.write_bytes(content)
 
     def _repr_svg_(self) -> str:
         return self.svg

@@ -109,13 +109,13 @@ def spread(units: int, most: int) -> tuple[int, ...]:
     return tuple(sorted({round(k * (units - 1) / (most - 1)) for k in range(most)}))
 
 
-def sampled(found: Columns) -> Columns:
-    """The columns with the units that are drawn."""
-    if found.all_links() <= EDGES and all(column.units <= UNITS for column in found.columns):
+def sampled(found: Columns, links: int = EDGES) -> Columns:
+    """The columns with the units that are drawn, so that there are at most so many links."""
+    if found.all_links() <= links and all(column.units <= UNITS for column in found.columns):
         return _shown(found, UNITS)
     for most in _SAMPLES:
         some = _shown(found, most)
-        if some.links() <= EDGES:
+        if some.links() <= links:
             break
     return some
 

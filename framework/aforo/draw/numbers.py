@@ -10,12 +10,13 @@ import numpy as np
 
 from ..outline import Outline, Step
 from .canvas import FAINT, LATE, LINE, PAPER, Canvas, Circle, Path, Rect, Text, mixed, readable_on, shortened, text_width
-from .columns import Bundle, Column, Columns, of_layers, of_neurons, of_values, sampled
+from .columns import EDGES, Bundle, Column, Columns, of_layers, of_neurons, of_values, sampled
 from .layout import Edge
 from .sheet import MARGIN, NEURON, VALUE, Node, color_of, edge_of, late_label, place
 
 Array = np.ndarray[Any, Any]
 _NEGATIVE, _ZERO, _POSITIVE = "#1f4fb8", "#f4f4f6", "#c2321f"
+_BYTES = 1_900_000
 _RIBBON = 46.0  # height of a lane for many late links side by side
 _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
@@ -171,7 +172,18 @@ def _paint_units(canvas: Canvas, here: _Placed, notation: str, numbers: Numbers 
 def numbers_as(notation: str, outline: Outline, numbers: Numbers | None = None) -> Canvas:
     """Every unit, and every weight while they are few. For "neurons" the outline is not split."""
     whole = {"layers": of_layers, "values": of_values, "neurons": of_neurons}[notation](outline)
-    found = sampled(whole)
+    most = EDGES
+    while True:
+        found = sampled(whole, most)
+        canvas = _painted(notation, outline, whole, found, numbers)
+        nbytes = len(canvas.svg().encode())
+        if nbytes <= _BYTES or found == sampled(whole, 0):
+            return canvas
+        most = int(0.9 * min(most, found.links()) * _BYTES / nbytes)  # links that pass many columns are long
+
+
+def _painted(notation: str, outline: Outline, whole: Columns, found: Columns, numbers: Numbers | None) -> Canvas:
+    """The picture of the units and links that are drawn, of all that there are."""
     drawn, total = found.links(), whole.all_links()
     what = {
         "layers": "Squares compute one number each; links carry numbers",

@@ -12,6 +12,9 @@ _GREEK = {
     "δ": r"\delta", "γ": r"\gamma", "β": r"\beta", "μ": r"\mu", "σ": r"\sigma", "ε": r"\varepsilon", "Σ": r"\sum",
     "Σⱼ": r"\sum_{j}", "Σᵢⱼ": r"\sum_{ij}",
 }  # fmt: skip
+_SIGNS = {sign: "\\" + sign for sign in "_%&#${}"} | {
+    "\\": r"{\backslash}", "^": r"{\wedge}", "~": r"{\sim}",
+}  # fmt: skip
 _PLACES = {"ᵢ": "_{i}", "ⱼ": "_{j}"}
 _KNOWN = {"tanh", "sin", "cos", "tan", "exp", "log", "max", "min"}
 
@@ -106,12 +109,13 @@ def latex_name(text: str) -> str:
     if parts is None:
         return rf"\mathrm{{{_escaped(text)}}}"
     base, index, again = parts.groups()
-    written = _GREEK.get(base, base if len(base) == 1 else rf"\mathrm{{{_escaped(base)}}}")
+    written = _GREEK.get(base, _escaped(base) if len(base) == 1 else rf"\mathrm{{{_escaped(base)}}}")
     return written + (f"_{{{index}}}" if index else "") + (f"^{{({again})}}" if again else "")
 
 
 def _escaped(text: str) -> str:
-    return re.sub(r"([_%&#$])", r"\\\1", text)
+    """Text in which LaTeX's own signs stand for themselves."""
+    return "".join(_SIGNS.get(sign, r"\ " if sign.isspace() else sign) for sign in text)
 
 
 def number(value: float, times: tuple[str, ...] = (), per: tuple[str, ...] = ()) -> Expression:
@@ -249,7 +253,8 @@ def compared(a: Expression, sign: str, b: Expression) -> Expression:
 
 def indexed(a: Expression, key: str) -> Expression:
     held = a.tight(_ATOM)
-    return Expression(f"{held.text}[{key}]", f"{held.latex}_{{[{key}]}}")
+    base = f"{{{held.latex}}}" if "_" in held.latex else held.latex
+    return Expression(f"{held.text}[{key}]", f"{base}_{{[{key}]}}")
 
 
 def beside(parts: Sequence[Expression]) -> Expression:

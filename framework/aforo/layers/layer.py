@@ -17,7 +17,7 @@ from ..graph import PARAMETERS, Tensor, Variable, apply, current_layer, tracing,
 from ..graph.tensor import is_tracing, now
 from ..ops.elementwise import as_tensor
 from ..parameter import Parameter
-from ..random import new_stream
+from ..random import Stream, new_stream
 from ..settings import refuse_options
 from ..specs import FLOATS, Dim, Shape, as_sample, as_shape, written
 from .config import checked, plain, recorded
@@ -224,6 +224,17 @@ class Layer:
         layer = cls(**given)
         layer.name = name or layer.name
         return layer
+
+    def identity(self) -> tuple[str, int, int, bool]:
+        """What its configuration does not say: its name, the stream of its random numbers, whether it is trained."""
+        return self.name, self._stream.seed, self._stream.turn, self._trainable
+
+    def identify(self, name: str, seed: int, turn: int, trainable: bool) -> None:
+        """Be the layer with this `identity`. Layers in it have their own."""
+        self.name, self.is_named, self._stream, self._trainable = name, True, Stream(seed, turn), trainable
+        for weight in self._own:
+            weight.variable.trainable = trainable and weight.variable.trained
+        Layer.changes += 1
 
     def count_params(self) -> int:
         """How many numbers its weights hold."""

@@ -7,6 +7,7 @@ from typing import Any
 from .. import ops
 from ..errors import InvalidValue, explain
 from ..graph import Tensor
+from ..parameter import Parameter
 from ..settings import number
 from ..specs import Dim, written
 from .layer import Layer
@@ -23,6 +24,19 @@ def _last_size(layer: Layer, shape: Any) -> int:
             )
         )
     return int(shape[-1])
+
+
+def _check_size(layer: Layer, weight: Parameter | None, x: Tensor) -> None:
+    """Vectors of another size than a weight has would be broadcast."""
+    if weight is not None and (not x.shape or x.shape[-1] != weight.shape[0]):
+        raise InvalidValue(
+            explain(
+                f"layer {layer.name!r} does not fit what it is given.",
+                expected=f"vectors of {weight.shape[0]} (its {weight.name} is {written(weight.shape)})",
+                received=f"shape {written(x.shape)}",
+                fix=f"a new af.{type(layer).__name__}() takes its size from the data",
+            )
+        )
 
 
 class BatchNormalization(Layer):
@@ -49,6 +63,7 @@ class BatchNormalization(Layer):
         self.moving_variance = self.add_weight(size, "ones", "moving_variance", trainable=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        _check_size(self, self.moving_mean, x)
         if self.training and self.trainable:
             axes = range(x.ndim - 1)
             mean = ops.mean(x, axes)
@@ -80,6 +95,7 @@ class LayerNormalization(Layer):
         self.beta = self.add_weight(size, "zeros", "beta") if self.center else None
 
     def forward(self, x: Tensor) -> Tensor:
+        _check_size(self, self.beta if self.gamma is None else self.gamma, x)
         centered = x - ops.mean(x, -1, keepdims=True)
         variance = ops.mean(ops.square(centered), -1, keepdims=True)
         y = centered * ops.reciprocal(ops.sqrt(variance + self.epsilon))

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..figures import SUFFIXES, checked_path, figure
+from ..figures import SUFFIXES, checked_path, figure, writing
 from ..tables import bytes_written
-from .files import unwritable
 
 if TYPE_CHECKING:
     from .report import Report
@@ -29,10 +28,8 @@ def _figure(width: float, height: float) -> Any:
 
 def _saved(figure: Any, file: Path | None) -> Any:
     if file is not None:
-        try:
+        with writing(file):
             figure.savefig(file, dpi=150)
-        except OSError as error:
-            raise unwritable(str(file), error) from None
     return figure
 
 

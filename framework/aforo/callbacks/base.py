@@ -1,14 +1,14 @@
-"""Callbacks: code of the user's that `fit` calls as it goes."""
+"""What every callback has, and what it is given."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from .errors import InvalidState, explain, unknown_name
+from ..errors import InvalidState, explain, unknown_name
 
 if TYPE_CHECKING:
-    from .model import Model
+    from ..model import Model
 
 Logs = Mapping[str, float]
 

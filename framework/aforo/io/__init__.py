@@ -1,0 +1,5 @@
+"""Files: models with their training, and weights alone. Everything is checked before anything changes."""
+
+from .models import load_model, load_weights, save_model, save_weights
+
+__all__ = ["load_model", "load_weights", "save_model", "save_weights"]
