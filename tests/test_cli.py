@@ -39,6 +39,9 @@ def fails(width):
 def nothing(width):
     pass
 
+def leaves(width=1):
+    raise SystemExit(0)
+
 model = build(24)
 number = 3
 """
@@ -112,8 +115,9 @@ def test_the_exit_code_says_whether_the_budget_is_kept(
         ("{file}:fixed", ["--width", "16"], r"fixed takes no width(.|\n)*def fixed\(width\)"),
         ("{file}:model", ["--width", "16"], r"model takes no width"),
         ("{file}:needs", [], r"needs needs more than it is given(.|\n)*--width 256,512"),
-        ("{file}:fails", ["--width", "16,200"], r"build\(200\) fails(.|\n)*MemoryError: too wide"),
-        ("{file}:nothing", ["--width", "16"], r"build\(16\) gives no model"),
+        ("{file}:fails", ["--width", "16,200"], r"fails\(200\) fails(.|\n)*MemoryError: too wide"),
+        ("{file}:nothing", ["--width", "16"], r"nothing\(16\) gives no model"),
+        ("{file}:leaves", ["--width", "16"], r"leaves\(16\) fails(.|\n)*SystemExit: 0"),
         ("{file}:build", ["--device", "gpuu"], r"no device named 'gpuu'(.|\n)*cpu, cuda, simulated"),
         ("{file}:build", ["--budget", "lots"], r"budget is no amount of memory"),
         ("{file}:build", ["--html", "{folder}/no/where.html"], r"where.html' cannot be written"),
@@ -169,6 +173,19 @@ def test_the_installed_command_is_the_same(file: str) -> None:
     assert 'aforo = "aforo.cli:main"' in (root / "pyproject.toml").read_text()
 
 
+def test_a_reader_that_has_read_enough_changes_no_exit_code(file: str) -> None:
+    root = Path(__file__).parents[1]
+    path = os.pathsep.join([str(root / "framework"), str(root / "backends")])
+    for arguments, code in ((["--json"], 0), (["--budget", "1kB"], 1)):
+        command = [sys.executable, "-m", "aforo", "plan", f"{file}:build", *arguments]
+        reading, writing = os.pipe()
+        os.close(reading)
+        environment = {**os.environ, "PYTHONPATH": path}
+        done = subprocess.run(command, env=environment, stdout=writing, stderr=subprocess.PIPE, text=True)
+        os.close(writing)
+        assert done.returncode == code and done.stderr == "loading\n"
+
+
 # --- aforo draw -------------------------------------------------------------------------------------------------------
 
 
@@ -200,6 +217,8 @@ def test_draw_takes_a_width_or_a_model(file: str, tmp_path: Path) -> None:
         (["fixed", "--out", "net.pdf"], ".svg or .png"),
         (["fixed", "--out", f"{'n' * 300}.svg"], "cannot be written"),
         (["needs"], "--width"),
+        (["leaves"], "leaves() fails"),
+        (["fails", "--width", "101"], "MemoryError: too wide"),
         (["missing"], "no function named 'missing'"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -365,6 +366,35 @@ def test_without_room_the_error_says_what_is_planned_what_is_free_and_the_larges
 
 
 @pytest.mark.about_numpy
+@needs_compiler
+@pytest.mark.parametrize("kind", ["prediction", "evaluation"])
+def test_the_largest_batch_is_that_of_what_had_no_room(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Slots of the optimizer are held while a trained model predicts or evaluates, and give it no room."""
+    x, y = data(2000)
+    model = network("adam").to("simulated")
+    model.train_on_batch(x[:8], y[:8])
+    gc.collect()
+    planned = model.memory(300, programs=[kind]).total_bytes
+    monkeypatch.setattr(driver(), "limit", driver().held + planned - model.memory(8, programs=[kind]).total_bytes)
+
+    def run(rows: int) -> None:
+        if kind == "prediction":
+            model.predict(x[:rows], batch_size=rows)
+        else:
+            model.evaluate(x[:rows], y[:rows], batch_size=rows)
+
+    with pytest.raises(RuntimeError, match=rf"no room for a {kind} step of 2000 rows") as caught:
+        run(2000)
+    text = str(caught.value)
+    del caught  # its traceback holds on to memory
+    gc.collect()
+    assert f"{model.memory(2000, programs=[kind]).total_bytes:,} bytes, as planned" in text
+    largest = int(re.findall(r"batch_size=(\d+), the largest that fits now", text)[0])
+    run(largest)
+    with pytest.raises(RuntimeError, match="no room"):
+        run(largest + 1)
+
+
 @needs_compiler
 def test_products_run_in_tf32_where_the_model_asks_for_it():
     x, _ = data()

@@ -516,3 +516,32 @@ def test_budgets_hold_on_the_simulated_device(uncollected: None) -> None:
         there.to("simulated")
         expected = trained(here, way, x, y, 24)
         assert trained(there, way, x, y, 24) == pytest.approx(expected, rel=1e-9)
+
+
+def test_programs_beside_training_are_in_the_total_of_a_budget() -> None:
+    """As large as their own report says, if they take more than the budgeted steps do."""
+    model = uniform(12, 32)
+    budget = model.memory(600).total_bytes // 8
+    trained_alone = model.memory(600, memory_budget=budget)
+    assert trained_alone.total_bytes <= budget
+    for kind in ("evaluation", "prediction"):
+        alone = model.memory(600, programs=[kind])
+        both = model.memory(600, programs=["training", kind], memory_budget=budget)
+        assert alone.arena_bytes > trained_alone.arena_bytes
+        assert both.arena_bytes == alone.arena_bytes and both.total_bytes > budget
+    with_rows = model.memory(600, programs=["training"], rows=600, validation_rows=600, memory_budget=budget)
+    assert with_rows.total_bytes <= budget
+
+
+def test_data_in_stages_is_as_large_as_the_micro_batches_it_comes_in() -> None:
+    model = uniform(12, 32)
+    rows = 2**29  # too many to stay on a device
+    budget = model.memory(4096, device="cuda").total_bytes // 2
+    found = choose(model, 4096, budget, device("cuda"), data=Data(rows))
+    report = model.memory(4096, device="cuda", rows=rows, memory_budget=budget)
+    assert found.micro_batch < 4096
+    assert {held.name: held.nbytes for held in report.data}["two pinned batches of training data"] == (
+        2 * found.micro_batch * 2 * 32 * 4
+    )
+    there = sum(held.nbytes for held in report.data if held.where == "cuda")
+    assert report.total_bytes + there == found.total_bytes <= budget

@@ -40,7 +40,15 @@ FLOORS: list[list[str]] = [
     ["aforo.model"],
     ["aforo.sequential"],
     ["aforo.feeding"],
-    ["aforo.training", "aforo.history", "aforo.callbacks", "aforo.progress", "aforo.economy", "aforo.stepping"],
+    [
+        "aforo.training",
+        "aforo.history",
+        "aforo.callbacks",
+        "aforo.progress",
+        "aforo.samples",
+        "aforo.economy",
+        "aforo.stepping",
+    ],
     ["aforo.outline"],
     ["aforo.memory", "aforo.summary", "aforo.probe"],
     [

@@ -356,11 +356,31 @@ def test_the_heat_map_draws_the_budget_between_the_cells(sweep: af.memory.Sweep)
 
 
 @needs_matplotlib
-def test_a_figure_that_cannot_be_written_says_where(sweep: af.memory.Sweep) -> None:
-    with pytest.raises(ValueError, match=r"'nowhere/plan\.png' cannot be written"):
-        sweep.plot("nowhere/plan.png")
-    with pytest.raises(ValueError, match=r"plan\.txt' cannot be written"):
-        sweep.plot("plan.txt")
+def test_a_figure_that_cannot_be_written_says_where(sweep: af.memory.Sweep, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"expected: the path of a file"):
+        (tmp_path / "folder.png").mkdir()
+        sweep.plot(tmp_path / "folder.png")
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("nowhere/plan.png", "there is no such folder(.|\n)*nowhere"),
+        ("plan.txt", r"a format that its path ends with(.|\n)*\.plot\(.plan\.png.\)"),
+        ("", "a format that its path ends with"),
+        (".", "a format that its path ends with"),
+        (3, r'expected: a path(.|\n)*\.plot\("net\.png"\)'),
+    ],
+)
+def test_a_figure_that_can_go_nowhere_is_refused_before_it_is_made(
+    sweep: af.memory.Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: Any, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for drawn, name in ((sweep, "sweep"), (sweep.reports[0][0], "report")):
+        with pytest.raises(af.Error, match=said) as caught:
+            drawn.plot(path)
+        assert f"{name}.plot(" in str(caught.value) or "no such folder" in str(caught.value)
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_matplotlib_the_install_line_is_said(sweep: af.memory.Sweep, monkeypatch: pytest.MonkeyPatch) -> None:

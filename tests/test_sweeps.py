@@ -15,6 +15,7 @@ from nets import random_net
 
 import aforo as af
 from aforo.memory import Report
+from aforo.memory.formula import fit
 from aforo.memory.inverse import _largest
 
 OPTIMIZERS = ["sgd", "adam", af.SGD(momentum=0.9), "rmsprop", "adagrad"]
@@ -96,8 +97,12 @@ def test_the_csv_holds_every_cell(tmp_path: Path) -> None:
     assert [row["fits"] for row in rows] == ["1", "0", "1", "0"]
     with pytest.raises(ValueError, match=r"nowhere/plan.csv' cannot be written"):
         s.to_csv("nowhere/plan.csv")
-    with pytest.raises(TypeError, match="given by its path"):
+    with pytest.raises(TypeError, match=r'given by its path(.|\n)*fix: sweep.to_csv\("plan.csv"\)'):
         s.to_csv(3.5)
+    with pytest.raises(TypeError, match=r'fix: sweep.to_html\("plan.html"\)'):
+        s.to_html(None)
+    with pytest.raises(TypeError, match=r'fix: report.to_html\("plan.html"\)'):
+        s.reports[0][0].to_html(None)
 
 
 def test_a_sweep_is_plain_data_that_json_can_write() -> None:
@@ -144,6 +149,32 @@ def test_the_formula_of_a_linear_family_is_nearly_exact() -> None:
     assert f.per_sample == pytest.approx(4 * 2 * 64, rel=0.05)  # the slot, and the output
     assert f.per_sample_unit == pytest.approx(4, rel=0.01)
     assert f.per_unit_pair == pytest.approx(0, abs=0.01) and f.worst_error < 0.01
+
+
+def test_terms_that_make_no_difference_are_left_out() -> None:
+    """What least squares leave of them is neither a coefficient nor a line."""
+    reports = [[_Cell(64 * b + 8 * n + 100, 64 * b) for n in (16, 300, 1000)] for b in (7, 64, 1000)]
+    f = fit(reports, (7, 64, 1000), (16, 300, 1000))  # type: ignore[arg-type]
+    assert (f.per_sample_unit, f.per_unit_pair) == (0.0, 0.0)
+    assert str(f) == "bytes ≈ 100 + 64 · b + 8 · n  (within 0.0%)"
+    assert f.lines() == [f"{f}; b = batch size, n = width"]
+
+
+class _Cell:
+    """A report of given bytes, of which some move with the batch."""
+
+    def __init__(self, total: int, batch: int) -> None:
+        self.total_bytes, self.batch_bytes, self.arena_bytes, self.state_bytes = total, batch, 0, 0
+
+
+def test_layers_are_counted_in_their_own_dtype() -> None:
+    def make(dtype: str) -> Any:
+        return lambda width: af.Sequential([af.Dense(width, "relu", input_shape=[64]), af.Dense(64)], dtype=dtype)
+
+    for dtype in ("float32", "float64"):
+        s = af.memory.sweep(make(dtype), [64, 128, 256], [128, 256, 512], training=False)
+        assert f"as 1.0 layers' activations in {dtype}" in "\n".join(s.formula.lines())
+        assert s.to_dict()["formula"]["dtype"] == dtype
 
 
 @pytest.mark.parametrize(
@@ -299,10 +330,10 @@ def broken(width: int) -> Any:
 @pytest.mark.parametrize(
     ("width", "kind", "said"),
     [
-        (300, ValueError, r"build\(300\) fails(.|\n)*KeyError: 'no such width'"),
-        (301, TypeError, r"build\(301\) gives no model(.|\n)*return model"),
-        (302, RuntimeError, r"build\(302\) gives a model that is not compiled(.|\n)*model.compile"),
-        (303, RuntimeError, r"build\(303\) gives a model that does not know its input size(.|\n)*input_shape"),
+        (300, ValueError, r"broken\(300\) fails(.|\n)*KeyError: 'no such width'"),
+        (301, TypeError, r"broken\(301\) gives no model(.|\n)*return model"),
+        (302, RuntimeError, r"broken\(302\) gives a model that is not compiled(.|\n)*model.compile"),
+        (303, RuntimeError, r"broken\(303\) gives a model that does not know its input size(.|\n)*input_shape"),
     ],
 )
 def test_a_build_that_fails_at_one_width_names_it(width: int, kind: type[Exception], said: str) -> None:
@@ -323,6 +354,10 @@ def test_a_build_that_fails_at_one_width_names_it(width: int, kind: type[Excepti
         ({"widths": "256"}, "widths is a list of sizes"),
         ({"widths": [0]}, "widths must be 1 or more"),
         ({"batch_sizes": [32.5]}, "batch_sizes must be a whole number"),
+        ({"batch_sizes": iter([np.int64(32), 8.0])}, r"must be a whole number(.|\n)*fix: batch_sizes=\[32, 8\]"),
+        ({"batch_sizes": [32.0, 8]}, r"must be a whole number(.|\n)*fix: batch_sizes=\[32, 8\]"),
+        ({"widths": [16, -1, "x"]}, r"must be 1 or more(.|\n)*fix: widths=\[16, 1, 32\]"),
+        ({"build": build(8)}, r"a model is no build function(.|\n)*sweep\(lambda: model"),
         ({"device": "cdua"}, r"no device named 'cdua'(.|\n)*cpu, cuda, simulated(.|\n)*did you mean 'cuda'"),
         ({"budget": "8G"}, r"budget is no amount of memory(.|\n)*binary"),
         ({"budget": 0}, "budget must be at least one byte"),
@@ -357,6 +392,12 @@ def test_bad_input_is_refused_before_anything_is_built(arguments: dict[str, Any]
         (lambda m: m.memory(32, programs=["trainig"]), r"no program named 'trainig'(.|\n)*did you mean 'training'"),
         (lambda m: m.memory(32, programs="training"), "programs is a list"),
         (lambda m: m.memory(32, programs=[]), "programs is a list"),
+        (lambda m: m.memory(32, training=False, memory_budget="nonsense"), "memory_budget is no amount of memory"),
+        (lambda m: m.memory(32, training=False, memory_budget="8GiB"), r"no training in it(.|\n)*memory_budget='8GiB'"),
+        (
+            lambda m: m.memory(32, programs=["evaluation"], memory_budget=10**9),
+            r"decides how training runs(.|\n)*fix: model.memory",
+        ),
     ],
 )
 def test_questions_that_make_no_sense_are_refused(call: Callable[[af.Model], Any], said: str) -> None:

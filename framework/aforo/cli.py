@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
@@ -41,6 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"aforo: {error}", file=sys.stderr)
         return BAD_INPUT
     return code
+
+
+def _say(text: Any) -> None:
+    """Print; a reader that has closed the pipe, like `head`, has read enough, and changes no exit code."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 # --- aforo plan -------------------------------------------------------------------------------------------------------
@@ -82,12 +91,12 @@ def _plan(options: argparse.Namespace) -> int:
     if options.csv:
         found.to_csv(options.csv)
     if options.json:
-        print(json.dumps(found.to_dict()))
+        _say(json.dumps(found.to_dict()))
     else:
         single = len(found.reports) == len(found.reports[0]) == 1
-        print(found.reports[0][0] if single else found)
+        _say(found.reports[0][0] if single else found)
         if found.budget is not None:
-            print(_verdict(found, found.budget))
+            _say(_verdict(found, found.budget))
     return EXCEEDED if found.exceeds else 0
 
 
@@ -181,15 +190,13 @@ def _add_draw(commands: Any) -> None:
 
 
 def _draw(options: argparse.Namespace) -> int:
+    from .memory.sweep import built
+
     with redirect_stdout(sys.stderr):  # what the file prints is no part of the answer
-        width = [] if options.width is None else [options.width]
-        model = _checked(_loaded(options.build), options.build, bool(width))(*width)
-    if not isinstance(model, Model):
-        fix = "return model"
-        received = type(model).__name__
-        raise InvalidType(explain(f"{options.build} gives no model.", expected="an aforo model", received=received, fix=fix))
+        build = _checked(_loaded(options.build), options.build, options.width is not None)
+        model = built(build, options.width, training=False)
     picture = model.draw(options.out, options.scale, options.notation)
-    print(f"{options.out}: {picture.canvas.width:.0f} × {picture.canvas.height:.0f} pixels")
+    _say(f"{options.out}: {picture.canvas.width:.0f} × {picture.canvas.height:.0f} pixels")
     return 0
 
 
@@ -205,7 +212,7 @@ def _devices(options: argparse.Namespace) -> int:
     found = devices()
     width = max(map(len, found))
     for name, state in found.items():
-        print(f"{name:<{width}}  {state}")
+        _say(f"{name:<{width}}  {state}")
     return 0
 
 

@@ -213,9 +213,9 @@ class Compiled(Network):
         try:
             return self._workspace.program(key, batch, lambda: self._way.graph(self.graph(kind, weighted), kind), whole, time)
         except devices.DeviceFull as error:
-            raise self._too_large(error, kind, batch, time) from None
+            raise self._too_large(error, kind, batch, time, weighted) from None
 
-    def _too_large(self, error: devices.DeviceFull, kind: str, batch: int, time: int) -> devices.DeviceFull:
+    def _too_large(self, error: devices.DeviceFull, kind: str, batch: int, time: int, weighted: bool) -> devices.DeviceFull:
         """The error for a batch that the device has no room for."""
         return error
 

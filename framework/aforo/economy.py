@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, NoReturn
 
 from .collector import uncollected
@@ -17,7 +18,8 @@ from .graph import FORWARD, LOSS, Graph
 from .plan import Plan, make_plan, owned_bytes
 from .program import WHOLE
 from .recompute import kept_bytes, least_bytes
-from .specs import Dim, at, sizes_of
+from .samples import mixing, undivided
+from .specs import at, sizes_of
 from .steps import EVALUATION, FIRST, NEXT, TRAINING, UPDATING, Way
 from .tables import bytes_written
 
@@ -126,7 +128,7 @@ class _Search:
         found = [way for way in (self.micro_batches(), self.recomputation(0)) if way is not None]
         counts = -(-self.batch // found[0].rows) if found and found[0].rows else self.batch * 2
         tried = 0
-        while (counts := counts // 2) > 1 and tried < 3:
+        while not self.undivided and (counts := counts // 2) > 1 and tried < 3:
             way = self.recomputation(self.rows(counts))
             if way is None:
                 break
@@ -136,6 +138,11 @@ class _Search:
             self.refuse()
         return self.choice(min(found, key=self.work))
 
+    @cached_property
+    def undivided(self) -> tuple[str, ...]:
+        """Losses that do not add up over micro-batches."""
+        return undivided(self.model, self.weighted)
+
     # --- ways ---------------------------------------------------------------------------------------------------------
 
     def rows(self, count: int) -> int:
@@ -144,7 +151,7 @@ class _Search:
 
     def micro_batches(self) -> Way | None:
         """The fewest micro-batches that fit, everything kept."""
-        if self.batch == 1:
+        if self.batch == 1 or self.undivided:
             return None
 
         def way(count: int) -> Way:
@@ -192,16 +199,19 @@ class _Search:
         return keeping(low)
 
     def refuse(self) -> NoReturn:
-        ends = [Way(self.batch, 1)] if self.batch > 1 else []
-        for rows in (0, 1) if self.batch > 1 else (0,):
+        pieces = self.batch > 1 and not self.undivided
+        ends = [Way(self.batch, 1)] if pieces else []
+        for rows in (0, 1) if pieces else (0,):
             kind = NEXT if rows else TRAINING
             limit = least_bytes(self.model.graph(kind, self.weighted), sizes_of(rows or self.batch, self.data.time))
             ends.append(Way(self.batch, rows, limit, self.data.time))
         needed, way = min(((self._owned(way, self.kinds(way)), way) for way in [Way(), *ends]), key=lambda each: each[0])
         how = ["micro-batches of one row"] * bool(way.rows) + ["activations computed again"] * (way.kept is not None)
+        names = " and ".join(map(repr, self.undivided))
+        why = f" Micro-batches would train something else: {names} is no mean over the samples of a batch." if names else ""
         raise InvalidValue(
             explain(
-                f"no way to run batches of {self.batch} rows fits the budget.",
+                f"no way to run batches of {self.batch} rows fits the budget.{why}",
                 expected=f"at least {needed:,} bytes ({bytes_written(needed)}), with {' and '.join(how) or 'whole batches'}",
                 received=f"{self.budget:,} bytes ({bytes_written(self.budget)})",
                 fix=f"memory_budget={needed}",
@@ -294,7 +304,7 @@ class _Search:
             recomputed=_more(graph, again),
             extra_flops=self.flops(way) / self.flops(Way()) - 1,
             total_bytes=self._owned(way, self.kinds(way)),
-            mixing=_mixing(graph),
+            mixing=mixing(graph),
         )
 
 
@@ -311,18 +321,3 @@ def _more(graph: Graph, again: Graph) -> tuple[str, ...]:
     """The layers of which the second graph computes something again."""
     before = _forward_nodes(graph)
     return tuple(layer for layer, count in _forward_nodes(again).items() if count > before.get(layer, 0))
-
-
-def _mixing(graph: Graph) -> tuple[str, ...]:
-    """The layers that compute across samples: something that has a batch axis becomes something that has none."""
-
-    def has_batch(shape: tuple[object, ...]) -> bool:
-        return any(isinstance(n, Dim) and any("batch" in symbols for symbols in n.terms) for n in shape)
-
-    return tuple(
-        dict.fromkeys(
-            node.place.layer
-            for node in graph.nodes
-            if node.place.phase == FORWARD and any(has_batch(x.shape) for x in node.inputs) and not has_batch(node.shape)
-        )
-    )

@@ -12,7 +12,7 @@ from typing import Any
 
 from .errors import InvalidState, InvalidType, InvalidValue, explain
 
-_SUFFIXES = (".png", ".svg", ".pdf")
+SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def figure(width: float, height: float, what: str = "this picture") -> Any:
@@ -98,7 +98,7 @@ class Chart:
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write it as .png, .svg or .pdf."""
-        file = checked_path(path, _SUFFIXES, self._call)
+        file = checked_path(path, SUFFIXES, self._call)
         with writing(file):
             self.figure.savefig(file, dpi=144)
 
@@ -112,7 +112,7 @@ def curves(history: dict[str, list[float]], epochs: list[int], path: str | PathL
     """A panel for the loss, and one for each metric; what was validated lies beside what was trained."""
     call = "history.plot"
     if path is not None:
-        checked_path(path, _SUFFIXES, call)
+        checked_path(path, SUFFIXES, call)
     history = {name: values for name, values in history.items() if values}
     if not epochs or not history:
         raise InvalidState(explain("this history holds no epoch.", expected="a fit", fix="history = model.fit(x, y)"))

@@ -8,14 +8,14 @@ from .errors import InvalidValue, explain
 from .graph import LOOP, Tensor, ancestors
 from .specs import BATCH, TIME, Shape, Size, count, varies, written
 
-# The axis that time runs along, and how many neighbours in it belong to one step; _ANY where all are the same.
+# The axis that time runs along, and how many neighbours in it belong to one step; ANY where all are the same.
 Along = tuple[int, Size]
-_ANY = 0
-Rule = Callable[[Tensor, Sequence[Along | None]], Along | None]
+ANY = 0
+Rule = Callable[[Tensor, Sequence[Along | None]], Along]
 
 
-class _Mixes(Exception):
-    pass
+class Mixes(Exception):
+    """An operation lets neighbours along the axis meet."""
 
 
 def check_steps(values: Sequence[Tensor], why: str, along: bool = False) -> None:
@@ -29,9 +29,9 @@ def check_steps(values: Sequence[Tensor], why: str, along: bool = False) -> None
     for node in ancestors(values):
         try:
             known[id(node)] = _along(node, [known[id(x)] for x in node.inputs])
-        except _Mixes:
+        except Mixes:
             raise _mixes(node, f"{why}, but {node.op} mixes time steps") from None
-        if along and id(node) in wanted and known[id(node)] not in ((_axis(node.shape), 1), (_axis(node.shape), _ANY)):
+        if along and id(node) in wanted and known[id(node)] not in ((_axis(node.shape), 1), (_axis(node.shape), ANY)):
             raise _mixes(node, f"{why}, but what it gives, {written(node.shape)}, has no time axis")
 
 
@@ -47,19 +47,31 @@ def _mixes(node: Tensor, what: str) -> InvalidValue:
     )
 
 
+def axis_of(shape: Shape, symbol: str) -> int | None:
+    """The one axis that depends on the symbol."""
+    axes = [i for i, size in enumerate(shape) if varies(size, symbol)]
+    if len(axes) > 1:
+        raise Mixes
+    return axes[0] if axes else None
+
+
 def _axis(shape: Shape) -> int | None:
     """The one axis that depends on the number of steps."""
-    axes = [i for i, size in enumerate(shape) if varies(size, "time")]
-    if len(axes) > 1:
-        raise _Mixes
-    return axes[0] if axes else None
+    return axis_of(shape, "time")
+
+
+def passed(node: Tensor, inputs: Sequence[Along | None], symbol: str) -> Along:
+    """Where an axis is after an operation, of which at least one input has it. Raises Mixes."""
+    if node.op == "reshape":
+        return _reshape(node, inputs, symbol)
+    return _RULES.get(node.op, _alike)(node, inputs)
 
 
 def _along(node: Tensor, inputs: Sequence[Along | None]) -> Along | None:
     axis = _axis(node.shape)
     if node.op == "variable":
         if axis is not None and (node.variable.role != LOOP or node.shape[axis] != TIME):
-            raise _Mixes
+            raise Mixes
         return None if axis is None else (axis, 1)
     if node.op == "uniform":
         return None if axis is None else (axis, node.shape[axis] // (BATCH * TIME))
@@ -67,37 +79,37 @@ def _along(node: Tensor, inputs: Sequence[Along | None]) -> Along | None:
         if axis is None:
             return None
         if node.op != "broadcast":
-            raise _Mixes
-        return axis, _ANY
-    return _RULES.get(node.op, _alike)(node, inputs)
+            raise Mixes
+        return axis, ANY
+    return passed(node, inputs, "time")
 
 
 def _one(inputs: Sequence[Along | None]) -> Along:
     """What all inputs that move with time agree on."""
     found = {along for along in inputs if along is not None}
     if len(found) > 1:
-        found -= {(axis, _ANY) for axis, inner in found if inner != _ANY}
+        found -= {(axis, ANY) for axis, inner in found if inner != ANY}
     if len(found) != 1:
-        raise _Mixes
+        raise Mixes
     return found.pop()
 
 
 def _alike(node: Tensor, inputs: Sequence[Along | None]) -> Along:
     if any(along is not None and x.shape != node.shape for x, along in zip(node.inputs, inputs, strict=True)):
-        raise _Mixes
+        raise Mixes
     return _one(inputs)
 
 
-def _reshape(node: Tensor, inputs: Sequence[Along | None]) -> Along:
+def _reshape(node: Tensor, inputs: Sequence[Along | None], symbol: str) -> Along:
     axis, inner = _one(inputs)
     step = inner * count(node.inputs[0].shape[axis + 1 :])
-    place = _axis(node.shape)
+    place = axis_of(node.shape, symbol)
     if place is None:
-        raise _Mixes
+        raise Mixes
     try:
         return place, step // count(node.shape[place + 1 :])
     except InvalidValue:
-        raise _Mixes from None
+        raise Mixes from None
 
 
 def _transpose(node: Tensor, inputs: Sequence[Along | None]) -> Along:
@@ -113,14 +125,14 @@ def _broadcast(node: Tensor, inputs: Sequence[Along | None]) -> Along:
 def _slice(node: Tensor, inputs: Sequence[Along | None]) -> Along:
     axis, inner = _one(inputs)
     if node.shape[axis] != node.inputs[0].shape[axis]:
-        raise _Mixes
+        raise Mixes
     return axis, inner
 
 
 def _concatenate(node: Tensor, inputs: Sequence[Along | None]) -> Along:
     axis, inner = _one(inputs)
     if axis == node.attributes["axis"]:
-        raise _Mixes
+        raise Mixes
     return axis, inner
 
 
@@ -128,7 +140,7 @@ def _reduction(node: Tensor, inputs: Sequence[Along | None]) -> Along:
     axis, inner = _one(inputs)
     axes = node.attributes["axes"] if "axes" in node.attributes else (node.inputs[0].ndim - 1,)
     if axis in axes:
-        raise _Mixes
+        raise Mixes
     return axis - sum(i < axis for i in axes), inner
 
 
@@ -136,23 +148,22 @@ def _matmul(node: Tensor, inputs: Sequence[Along | None]) -> Along:
     left, right = inputs
     rows, columns = node.ndim - 2, node.ndim - 1
     if (left is not None and left[0] == columns) or (right is not None and right[0] == rows):
-        raise _Mixes  # a sum over steps
+        raise Mixes  # a sum over steps
     return _one(inputs)
 
 
 def _gather(node: Tensor, inputs: Sequence[Along | None]) -> Along:
     table, rows = inputs
     if table is not None and table[0] == 0:
-        raise _Mixes
+        raise Mixes
     return _one([table and (table[0] - 1 + node.inputs[1].ndim, table[1]), rows])
 
 
 def _refused(node: Tensor, inputs: Sequence[Along | None]) -> Along:
-    raise _Mixes
+    raise Mixes
 
 
 _RULES: Mapping[str, Rule] = {
-    "reshape": _reshape,
     "transpose": _transpose,
     "broadcast": _broadcast,
     "slice": _slice,

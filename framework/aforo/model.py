@@ -58,8 +58,8 @@ class Model(Compiled):
 
         memory_budget: the most bytes that training may own, e.g. "8GiB". If whole batches do not fit, they run in micro-batches
         (the same gradients to rounding; statistics of the batch are then those of each micro-batch) or compute activations
-        again, whichever takes less time. It prints which, and history.plan holds it; raises before the first step, with the
-        smallest budget that would do, if nothing fits.
+        again, whichever takes less time. A loss that is no mean over samples never runs in micro-batches. It prints which way,
+        and history.plan holds it; raises before the first step, with the smallest budget that would do, if nothing fits.
         """
         return training.fit(
             self,
@@ -137,7 +137,8 @@ class Model(Compiled):
         length: time steps, for models whose inputs have a time axis. rows, validation_rows: those of a fit; data_bytes is what
         it holds besides, and batches are no larger than the data. weighted: with a weight for each sample or class.
         programs: several of "training", "evaluation" and "prediction", for a model that runs them all in one arena.
-        memory_budget: training runs as `fit` would within it.
+        memory_budget: training, and validation_rows, run as `fit` would within it. Further programs run whole batches, as they
+        do after a fit, and may take the total beyond it.
         """
         from .memory.measure import report
 
@@ -158,20 +159,20 @@ class Model(Compiled):
 
         return max_batch_size(self, budget, training, device, length)
 
-    def _too_large(self, error: devices.DeviceFull, kind: str, batch: int, time: int) -> devices.DeviceFull:
+    def _too_large(self, error: devices.DeviceFull, kind: str, batch: int, time: int, weighted: bool) -> devices.DeviceFull:
         """The error for a batch that the device has no room for, with the largest one that it has room for."""
         free = self.backend.free()
         if free is None or kind in steps.PARTS:
             return error
         from .memory.inverse import max_batch_size
 
-        own = [each for each in (*self._carried(), *self._slots_of_batches()) if each.storage is not None]
+        own = [each for each in self.graph(kind, weighted).variables if each.storage is not None]
         room = free + self._workspace.held_bytes + sum(each.storage.nbytes for each in own)
-        training = kind == steps.TRAINING
         length = time if any(TIME in x.shape for x in self.inputs) else None
-        planned = self.memory(batch, training, length=length).total_bytes
+        planned = self.memory(batch, length=length, programs=[kind], weighted=weighted).total_bytes
         try:
-            fix = f"batch_size={max_batch_size(self, room, training, None, length)}, the largest that fits now"
+            largest = max_batch_size(self, room, length=length, programs=[kind], weighted=weighted)
+            fix = f"batch_size={largest}, the largest that fits now"
         except InvalidValue:
             fix = "a smaller model: not even a batch of 1 fits now"
         return devices.DeviceFull(

@@ -37,13 +37,14 @@ def number(name: str, value: Any, low: float, high: float, *, open_low: bool = F
     return found
 
 
-def whole(name: str, value: Any, low: int) -> int:
-    """A whole number of at least `low`."""
+def whole(name: str, value: Any, low: int, fix: str = "") -> int:
+    """A whole number of at least `low`. fix: what would do, if that is not one number."""
+    fix = fix or _fix(name, max(low, 32))
     if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise InvalidType(explain(f"{name} must be a whole number.", received=repr(value), fix=_fix(name, max(low, 32))))
+        raise InvalidType(explain(f"{name} must be a whole number.", received=repr(value), fix=fix))
     found: int = value.__index__()
     if found < low:
-        raise InvalidValue(explain(f"{name} must be {low} or more.", received=found, fix=_fix(name, max(low, 32))))
+        raise InvalidValue(explain(f"{name} must be {low} or more.", received=found, fix=fix))
     return found
 
 

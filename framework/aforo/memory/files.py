@@ -8,18 +8,17 @@ from typing import Any
 from ..errors import InvalidType, InvalidValue, explain
 
 
-def path_of(path: Any) -> str:
-    """A path as text."""
+def path_of(path: Any, call: str) -> str:
+    """A path as text. call: how it is asked for."""
     try:
         return os.fsdecode(path)
     except TypeError:
-        fix = 'report.to_html("plan.html")'
-        raise InvalidType(explain("a file is given by its path.", received=repr(path), fix=fix)) from None
+        raise InvalidType(explain("a file is given by its path.", received=repr(path), fix=call)) from None
 
 
-def write(path: Any, text: str) -> None:
-    """Write a text file. Raises, naming it, if it cannot be written."""
-    name = path_of(path)
+def write(path: Any, call: str, text: str) -> None:
+    """Write a text file, as the call asks. Raises, naming it, if it cannot be written."""
+    name = path_of(path, call)
     try:
         with open(name, "w", encoding="utf-8", newline="") as file:
             file.write(text)

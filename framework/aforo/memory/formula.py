@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..specs import DTYPES
+
 if TYPE_CHECKING:
     from .report import Report
 
 # Powers of the batch size b and of the width n in each term.
 _TERMS = ((0, 0), (1, 0), (0, 1), (1, 1), (0, 2))
-_FLOAT_BYTES = 4
+_LEAST = 1e-9  # of a cell's bytes: what least squares leave of terms that are not there
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Formula:
     worst_error: float
     symbol: str = "n"
     means: str = "width"
+    dtype: str = "float32"
 
     def at(self, batch_size: int, width: int) -> float:
         return sum(
@@ -48,11 +51,7 @@ class Formula:
     def __str__(self) -> str:
         n = self.symbol
         names = ("", " · b", f" · {n}", f" · b · {n}", f" · {n}²")
-        known = [
-            (value, name)
-            for value, name in zip(self._coefficients, names, strict=True)
-            if value is not None and abs(value) > 1e-6
-        ]
+        known = [(value, name) for value, name in zip(self._coefficients, names, strict=True) if value]
         text = "".join(f" {'−' if value < 0 else '+'} {_written(abs(value))}{name}" for value, name in known)
         return f"bytes ≈ {text[3:] if text.startswith(' + ') else text.strip()}  (within {self.worst_error:.1%})"
 
@@ -61,15 +60,15 @@ class Formula:
         found = [f"{self}; b = batch size, {self.symbol} = {self.means}"]
         if self.symbol != "n":
             return found
-        if self.per_sample_unit is not None:
-            values = self.per_sample_unit / _FLOAT_BYTES
+        if self.per_sample_unit:
+            values = self.per_sample_unit / DTYPES[self.dtype]
             found.append(
                 f"  b × n: {_written(self.per_sample_unit)} B for each unit of width and each sample, "
-                f"as {values:.1f} layers' activations in float32"
+                f"as {values:.1f} layers' activations in {self.dtype}"
             )
-        elif self.per_sample is not None:
+        elif self.per_sample and self.per_sample_unit is None:
             found.append(f"  b: {_written(self.per_sample)} B for each sample: the batch, and b × n values in every layer")
-        if self.per_unit_pair is not None:
+        if self.per_unit_pair:
             found.append(f"  n × n: {_written(self.per_unit_pair)} B: weights between layers of width n, slots, gradients")
         return found
 
@@ -84,9 +83,11 @@ def fit(
     widths: Sequence[int] | None,
     symbol: str = "n",
     means: str = "width",
+    dtype: str = "float32",
 ) -> Formula:
     """The formula of a table; rows are batch sizes, columns widths.
 
+    dtype is that of the values between layers. A term that makes no difference of half a byte, or of a billionth, is 0.
     What the batch does not change is fitted apart: it depends on the width alone, and nearly without error. Errors count
     relative to the bytes of their cell.
     """
@@ -99,11 +100,14 @@ def fit(
     terms = [(i, j) for i, j in _TERMS if (not i or by_batch) and j < powers]
     still = [(i, j) for i, j in terms if not i]
     found = _solved(moving, terms, b, n, total) + _padded(_solved(total - moving, still, b, n, total), still, terms)
-    coefficients = dict(zip(terms, found.tolist(), strict=True))
+    coefficients = {
+        (i, j): value if (np.abs(value * b**i * n**j) > np.maximum(0.5, _LEAST * total)).any() else 0.0
+        for (i, j), value in zip(terms, found.tolist(), strict=True)
+    }
     estimate = sum(coefficients[i, j] * b**i * n**j for i, j in terms)
     worst = float(np.abs(estimate / total - 1).max())
     by_sample, by_unit, by_both, by_pair = (coefficients.get(term) for term in _TERMS[1:])
-    return Formula(coefficients[0, 0], by_sample, by_unit, by_both, by_pair, worst, symbol, means)
+    return Formula(coefficients[0, 0], by_sample, by_unit, by_both, by_pair, worst, symbol, means, dtype)
 
 
 _Vector = np.ndarray[Any, np.dtype[np.float64]]

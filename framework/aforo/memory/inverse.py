@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import device as devices
@@ -21,10 +21,23 @@ _SCANNED = 32  # sizes looked at one by one below the last that the lower bound 
 _MOST = 2**40
 
 
-def max_batch_size(model: Model, budget: Any, training: bool, device: Any, length: int | None = None) -> int:
-    """The largest batch size whose plan fits: see Model.max_batch_size."""
+def max_batch_size(
+    model: Model,
+    budget: Any,
+    training: bool = True,
+    device: Any = None,
+    length: int | None = None,
+    *,
+    programs: Sequence[str] | None = None,
+    weighted: bool = False,
+) -> int:
+    """The largest batch size whose plan fits: see Model.max_batch_size; programs, weighted as for Model.memory."""
     target = devices.device(model.device if device is None else device)
-    return _largest(lambda size: report(model, size, training, target, length), budget, "batch_size")
+
+    def plan(size: int) -> Report:
+        return report(model, size, training, target, length, programs=programs, weighted=weighted)
+
+    return _largest(plan, budget, "batch_size")
 
 
 def max_width(

@@ -43,6 +43,16 @@ def report(
     validation_rows = whole("validation_rows", validation_rows, 0)
     weighted = flag("weighted", weighted)
     kinds = _programs(programs, flag("training", training), validation_rows)
+    budget = None if memory_budget is None else as_bytes(memory_budget)
+    if budget is not None and TRAINING not in kinds:
+        raise InvalidValue(
+            explain(
+                "a budget decides how training runs, and this report has no training in it.",
+                expected="a report of training",
+                received=f"programs={kinds}, memory_budget={memory_budget!r}",
+                fix="model.memory(batch_size, memory_budget=memory_budget)",
+            )
+        )
     if rows is not None:
         rows = whole("rows", rows, 1)
     if TRAINING not in kinds and (rows is not None or validation_rows):
@@ -66,13 +76,15 @@ def report(
         graph = model.graph(kind, weighted and kind != PREDICTION)
         return make_plan(graph, target.profile, sizes_of(min(batch_size, limit or batch_size), time))
 
-    if memory_budget is None or TRAINING not in kinds:
+    rows_at_once = batch_size
+    if budget is None:
         plans = [planned(kind) for kind in kinds]  # the first graph decides what targets look like
     else:
-        budget = as_bytes(memory_budget)
         found = choose(model, batch_size, budget, target, weighted, weighted, Data(rows, validation_rows, time))
-        plans = [*found.plans.values(), *(planned(kind) for kind in kinds if kind == PREDICTION)]
-    data = held_data(model, target, batch_size, rows, validation_rows, weighted, time) if rows is not None else ()
+        ran = (TRAINING, EVALUATION) if validation_rows else (TRAINING,)
+        plans = [*found.plans.values(), *(planned(kind) for kind in kinds if kind not in ran)]
+        rows_at_once = found.micro_batch
+    data = held_data(model, target, rows_at_once, rows, validation_rows, weighted, time) if rows is not None else ()
     return report_of(model, batch_size, kinds, target, plans, rows, data, length)
 
 

@@ -17,6 +17,7 @@ _HOLDERS = 12
 
 def write_page(
     path: Any,
+    call: str,
     title: str,
     reports: Sequence[Sequence[Report]],
     batch_sizes: Sequence[int],
@@ -25,7 +26,7 @@ def write_page(
     formula: str,
     axis: tuple[str, str] = ("width", "n"),
 ) -> None:
-    """axis: what the columns are, and its letter."""
+    """call: how it is asked for. axis: what the columns are, and its letter."""
     names: dict[tuple[str, str, str], int] = {}
     data: dict[str, Any] = {
         "device": reports[0][0].device,
@@ -40,7 +41,7 @@ def write_page(
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     template = template.replace("{{axis}}", axis[0]).replace("{{symbol}}", axis[1])
-    write(path, template.replace("{{title}}", escape(title)).replace("{{data}}", text))
+    write(path, call, template.replace("{{title}}", escape(title)).replace("{{data}}", text))
 
 
 def _cell(report: Report, names: dict[tuple[str, str, str], int]) -> dict[str, Any]:

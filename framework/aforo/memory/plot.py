@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InvalidValue, explain
-from ..figures import figure
+from ..figures import SUFFIXES, checked_path, figure, writing
 from ..tables import bytes_written
-from .files import path_of, unwritable
 
 if TYPE_CHECKING:
     from .report import Report
@@ -27,15 +26,10 @@ def _figure(width: float, height: float) -> Any:
     return made
 
 
-def _saved(figure: Any, path: Any) -> Any:
-    if path is not None:
-        name = path_of(path)
-        try:
-            figure.savefig(name, dpi=150)
-        except OSError as error:
-            raise unwritable(name, error) from None
-        except ValueError as error:  # matplotlib's, for a suffix it does not know
-            raise InvalidValue(explain(f"{name!r} cannot be written: {error}", fix='plot("plan.png")')) from None
+def _saved(figure: Any, file: Path | None) -> Any:
+    if file is not None:
+        with writing(file):
+            figure.savefig(file, dpi=150)
     return figure
 
 
@@ -45,6 +39,7 @@ def _unit(most: float) -> tuple[str, int]:
 
 def report_figure(report: Report, path: Any) -> Any:
     """Live bytes by instruction, coloured by phase; beside it the layers' parts of the peak."""
+    file = None if path is None else checked_path(path, SUFFIXES, "report.plot")
     figure = _figure(11, 4.5)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     live = np.array([moment.live_bytes for moment in report.timeline])
@@ -62,11 +57,12 @@ def report_figure(report: Report, path: Any) -> Any:
     right.barh([row.name for row in rows], [row.held_bytes / size for row in rows], color="#0f7b6c")
     right.set(title="held at the peak", xlabel=unit)
     figure.suptitle(f"{report.title}: {bytes_written(report.total_bytes)} in all")
-    return _saved(figure, path)
+    return _saved(figure, file)
 
 
 def sweep_figure(sweep: Sweep, path: Any) -> Any:
     """A heat map of batch size × width; the budget is a line around the cells that fit."""
+    file = None if path is None else checked_path(path, SUFFIXES, "sweep.plot")
     rows, columns = len(sweep.batch_sizes), len(sweep.columns or (0,))
     figure = _figure(3 + 0.9 * columns, 2 + 0.45 * rows)
     axes = figure.subplots()
@@ -87,7 +83,7 @@ def sweep_figure(sweep: Sweep, path: Any) -> Any:
     if sweep.budget is not None:
         for x, y in _boundary(total > sweep.budget):
             axes.plot(x, y, color="#b3261e", linewidth=3, solid_capstyle="butt")
-    return _saved(figure, path)
+    return _saved(figure, file)
 
 
 def _boundary(over: np.ndarray[Any, Any]) -> Sequence[tuple[tuple[float, float], tuple[float, float]]]:

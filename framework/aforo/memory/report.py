@@ -182,7 +182,7 @@ class Report:
         """Write a page to look at and to share. It needs no network."""
         from .page import write_page
 
-        write_page(path, self.title, [[self]], [self.batch_size], [None], None, "")
+        write_page(path, 'report.to_html("plan.html")', self.title, [[self]], [self.batch_size], [None], None, "")
 
     def plot(self, path: Any = None) -> Any:
         """A figure of what is live at each instruction, and of the layers at the peak; saved if a path is given.

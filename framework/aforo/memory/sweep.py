@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from math import isfinite
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -38,6 +40,7 @@ class Sweep:
     reports: tuple[tuple[Report, ...], ...]
     budget: int | None = None
     lengths: tuple[int, ...] | None = None
+    dtype: str = "float32"
 
     @property
     def columns(self) -> tuple[int, ...] | None:
@@ -51,7 +54,8 @@ class Sweep:
 
     @cached_property
     def formula(self) -> Formula:
-        return fit(self.reports, self.batch_sizes, self.columns, *(["T", "time steps"] if self.lengths else []))
+        symbol, means = ("T", "time steps") if self.lengths else ("n", "width")
+        return fit(self.reports, self.batch_sizes, self.columns, symbol, means, self.dtype)
 
     @property
     def symbol(self) -> str:
@@ -97,7 +101,7 @@ class Sweep:
                 fits = [] if self.budget is None else [int(each.total_bytes <= self.budget)]
                 cells = [batch_size, width, each.total_bytes, *(getattr(each, name) for name in _COLUMNS), *fits]
                 lines.append([str(cell) for cell in cells])
-        write(path, "".join(",".join(line) + "\n" for line in lines))
+        write(path, 'sweep.to_csv("plan.csv")', "".join(",".join(line) + "\n" for line in lines))
 
     def to_html(self, path: Any) -> None:
         """Write a page to look at and to share: the table as a map, and every cell's timeline. It needs no network."""
@@ -106,7 +110,9 @@ class Sweep:
         widths = self.columns or (None,)
         axis = ("time steps" if self.lengths else "width", self.symbol)
         formula = "\n".join(self.formula.lines())
-        write_page(path, self.title, self.reports, self.batch_sizes, widths, self.budget, formula, axis)
+        write_page(
+            path, 'sweep.to_html("plan.html")', self.title, self.reports, self.batch_sizes, widths, self.budget, formula, axis
+        )
 
     def plot(self, path: Any = None) -> Any:
         """A heat map with the budget drawn as a line; saved if a path is given. Needs matplotlib: pip install 'aforo[plot]'."""
@@ -167,7 +173,7 @@ def sweep(
         model = built(build, width, training)
         for row, batch_size in zip(reports, rows, strict=True):
             row.extend(report(model, batch_size, training, target, time) for time in times or (length,))
-    return Sweep(rows, columns, tuple(map(tuple, reports)), limit, times)
+    return Sweep(rows, columns, tuple(map(tuple, reports)), limit, times, model.outputs[0].dtype)
 
 
 def _sizes(name: str, sizes: Any) -> tuple[int, ...]:
@@ -175,14 +181,25 @@ def _sizes(name: str, sizes: Any) -> tuple[int, ...]:
         raise InvalidType(
             explain(f"{name} is a list of sizes.", expected="e.g. [32, 64]", received=repr(sizes), fix=f"{name}=[32, 64]")
         )
-    found = tuple(whole(name, size, 1) for size in sizes)
+    given = list(sizes)
+    meant = [max(1, round(float(size))) if isinstance(size, Real) and isfinite(size) else 32 for size in given]
+    found = tuple(whole(name, size, 1, f"{name}={meant}") for size in given)
     if not found:
         raise InvalidValue(explain(f"{name} is empty.", expected="at least one size", fix=f"{name}=[32, 64]"))
     return found
 
 
 def built(build: Build, width: int | None, training: bool) -> Model:
-    """What `build` makes of a width. Raises, naming the width, if it fails or gives no model that can be planned."""
+    """What `build` makes of a width. Raises, naming both, if it fails or gives no model that can be planned."""
+    if isinstance(build, Model):
+        raise InvalidType(
+            explain(
+                "a model is no build function: it has its width already.",
+                expected="a function: build(width) -> compiled model",
+                received=repr(build),
+                fix="af.memory.sweep(lambda: model, batch_sizes=[32, 64])",
+            )
+        )
     if not callable(build):
         raise InvalidType(
             explain(
@@ -192,10 +209,11 @@ def built(build: Build, width: int | None, training: bool) -> Model:
                 fix="def build(width): …; model.compile(loss=…); return model",
             )
         )
-    call = f"build({'' if width is None else width})"
+    name = getattr(build, "__name__", "")
+    call = f"{name if name.isidentifier() else 'build'}({'' if width is None else width})"
     try:
         model = build() if width is None else build(width)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InvalidValue(
             explain(f"{call} fails.", expected="a compiled model", received=f"{type(error).__name__}: {error}")
         ) from error
