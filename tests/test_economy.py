@@ -518,6 +518,7 @@ def test_budgets_hold_on_the_simulated_device(uncollected: None) -> None:
         assert trained(there, way, x, y, 24) == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.about_numpy
 def test_programs_beside_training_are_in_the_total_of_a_budget() -> None:
     """As large as their own report says, if they take more than the budgeted steps do."""
     model = uniform(12, 32)

@@ -952,6 +952,7 @@ def test_the_largest_batch_of_sequences_fits_and_one_more_does_not() -> None:
     assert report.data_bytes == 1000 * (40 * 3 * 4 + 4 + 8)  # sequences, targets, and the order of the rows
 
 
+@pytest.mark.about_numpy
 @pytest.mark.parametrize("part", [0.9, 0.6, 0.35])
 def test_sequences_are_fitted_within_a_budget_with_the_same_weights(part: float) -> None:
     x, y = data(40, 12, 3).astype("float32"), data(40, 1, seed=1).astype("float32")

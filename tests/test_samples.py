@@ -58,6 +58,7 @@ def data(rows: int = 40) -> tuple[Any, Any]:
     return rng.normal(size=(rows, 5)), rng.normal(size=(rows, 3))
 
 
+@pytest.mark.about_numpy
 @pytest.mark.parametrize("name", [*MEANS, *OTHERS])
 def test_a_budget_trains_what_would_be_trained_without_it(name: str) -> None:
     """Weights against those of whole batches, and micro-batches where, and only where, they give the same."""
@@ -76,6 +77,7 @@ def test_a_budget_trains_what_would_be_trained_without_it(name: str) -> None:
         assert_same_bits(model.get_weights(), plain.get_weights())
 
 
+@pytest.mark.about_numpy
 def test_one_number_for_all_samples_is_not_divided_by_their_weights() -> None:
     assert undivided(net(MEANS["mean"]), True) == ("<lambda>",)
     assert undivided(net(MEANS["one for each"]), True) == ()

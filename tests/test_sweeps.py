@@ -167,6 +167,7 @@ class _Cell:
         self.total_bytes, self.batch_bytes, self.arena_bytes, self.state_bytes = total, batch, 0, 0
 
 
+@pytest.mark.about_numpy
 def test_layers_are_counted_in_their_own_dtype() -> None:
     def make(dtype: str) -> Any:
         return lambda width: af.Sequential([af.Dense(width, "relu", input_shape=[64]), af.Dense(64)], dtype=dtype)

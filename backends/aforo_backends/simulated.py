@@ -341,7 +341,7 @@ class SimulatedDriver:
             except RuntimeError:
                 for kernel in waiting:
                     self._kernels.pop(kernel.launch.source, None)
-                self.queue.clear()  # what waits for a kernel that cannot be made waits for ever
+                self.queue = [call for call in self.queue if getattr(call, "kernel", None) not in waiting]
                 raise
             for kernel in new:  # one after the other, whole: other processes look for them meanwhile
                 note = self._folder / f"{kernel.key}.{os.getpid()}"
@@ -361,6 +361,7 @@ class SimulatedDriver:
             self.kernels += 1
             function.entry(blocks, threads, *pointers, *numbers)
 
+        run.kernel = function  # type: ignore[attr-defined]  # so that what cannot be made can be taken back
         self._enqueue(run)
 
     def gemm(self, product: Product) -> None:
