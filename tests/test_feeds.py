@@ -105,3 +105,21 @@ def test_uploads_run_while_nobody_waits_and_never_overtake() -> None:
     driver.finish(second)
     driver.read(block.address, out)
     assert (out == 3).all()
+
+
+def test_memory_that_is_collected_during_a_capture_waits_for_its_end() -> None:
+    backend: Any = aforo_backends.load("simulated")
+    source, target = backend.driver.alloc(16), backend.driver.alloc(16)
+    holder = [backend.driver.alloc(16)]
+
+    def copy() -> None:
+        backend.driver.copy(target.address, source.address, 16)
+        holder.clear()  # as the garbage collector may, at any time
+
+    run = backend.program([copy])
+    held = backend.driver.held
+    run()
+    holder.append(backend.driver.alloc(16))
+    run()
+    backend.synchronize()
+    assert backend.driver.held == held - 512

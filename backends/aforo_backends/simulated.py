@@ -157,7 +157,9 @@ class Block:
         if is_finalizing is None or is_finalizing():
             return  # the process ends, and what this needs may be gone
         # What is queued may still use this memory, as on a GPU, where the pool keeps order for the stream.
-        if self._driver.queue or self._driver.uploads:
+        if self._driver.captured is not None:
+            self._driver.kept.append(self.memory)  # collected during a capture, where nobody may wait
+        elif self._driver.queue or self._driver.uploads:
             self._driver.synchronize()
         with self._driver.lock:
             self._driver.held -= self.nbytes
@@ -228,18 +230,19 @@ class SimulatedDriver:
         self.queue: list[Call] = []
         self.uploads: list[Call] = []
         self._random = Random(0)
-        self._captured: list[Call] | None = None
+        self.captured: list[Call] | None = None
+        self.kept: list[Any] = []  # memory that nobody holds, until what is queued has run
         self._kernels: dict[str, Kernel] = {}
         self._waiting: list[Kernel] = []
         self._libraries: dict[str, ctypes.CDLL] = {}
         self._folder = Path(os.environ.get("AFORO_KERNELS") or Path(tempfile.gettempdir()) / f"aforo-kernels-{os.getuid()}")
 
     def _forbid_in_capture(self, what: str) -> None:
-        if self._captured is not None:
+        if self.captured is not None:
             raise RuntimeError(f"{what} is not allowed while a graph is captured")
 
     def _enqueue(self, call: Call) -> None:
-        (self.queue if self._captured is None else self._captured).append(call)
+        (self.queue if self.captured is None else self.captured).append(call)
 
     def alloc(self, nbytes: int) -> Block:
         self._forbid_in_capture("an allocation")
@@ -354,7 +357,7 @@ class SimulatedDriver:
             kernel.bind(self._libraries[library])
 
     def launch(self, function: Kernel, blocks: int, threads: int, pointers: Sequence[int], numbers: Sequence[int]) -> None:
-        if self._captured is None:
+        if self.captured is None:
             self.launches += 1
 
         def run() -> None:
@@ -366,7 +369,7 @@ class SimulatedDriver:
 
     def gemm(self, product: Product) -> None:
         """The pretend cuBLAS: NumPy on device memory."""
-        if self._captured is None:
+        if self.captured is None:
             self.launches += 1
 
         def run() -> None:
@@ -393,13 +396,13 @@ class SimulatedDriver:
                     call()
                 return
             if runs == 2:
-                self._captured = []
+                self.captured = []
                 try:
                     for call in calls:
                         call()
-                    graph.extend(self._captured)
+                    graph.extend(self.captured)
                 finally:
-                    self._captured = None
+                    self.captured = None
                 self.captures += 1
             self.launches += 1
             self.queue.extend(graph)
@@ -421,6 +424,8 @@ class SimulatedDriver:
                     break
             else:
                 raise RuntimeError("two streams wait for one another")
+        if not self.queue and not self.uploads:
+            self.kept.clear()
 
     def free(self) -> int | None:
         return None if self.limit is None else max(0, self.limit - self.held)
