@@ -24,10 +24,10 @@ if DEVICE != "cpu":
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave out what is about the CPU itself when another device stands in for it."""
     if DEVICE != "cpu":
-        mark = pytest.mark.skip(reason=f"it is about NumPy, and {DEVICE} stands in for the CPU")
         for item in items:
-            if item.get_closest_marker("about_numpy"):
-                item.add_marker(mark)
+            if mark := item.get_closest_marker("about_numpy"):
+                (why,) = mark.args
+                item.add_marker(pytest.mark.skip(reason=f"{DEVICE} stands in for the CPU, and {why}"))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

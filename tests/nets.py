@@ -13,8 +13,11 @@ from typing import Any
 import numpy as np
 
 import aforo as af
+from aforo.device import CPU
+from aforo.economy import choose
 
 Array = np.ndarray[Any, Any]
+ON_HOST = os.environ.get("AFORO_TEST_DEVICE", "cpu") == "cpu"  # no other device stands in for the CPU
 NUMPY_DOMAIN = 389047  # where tracemalloc counts the data of NumPy's arrays
 
 
@@ -175,9 +178,29 @@ def differences(loss: Callable[[list[Array]], float], weights: Sequence[Array], 
     return found
 
 
+def least_budget(model: af.Model, batch: int, **options: Any) -> int:
+    """The smallest budget in which batches of that size train, from the error for a budget of one byte."""
+    try:
+        choose(model, batch, 1, CPU, **options)
+    except af.Error as error:
+        return int(str(error).rpartition("memory_budget=")[2])
+    raise AssertionError("everything fits into one byte")
+
+
+def budget_between(model: af.Model, batch: int, share: float, **options: Any) -> int:
+    """At this share of the way from the smallest budget to the bytes of whole batches."""
+    least, whole = least_budget(model, batch, **options), choose(model, batch, 1 << 40, CPU, **options).total_bytes
+    return least + round(share * (whole - least))
+
+
+def on_the_device(report: af.memory.Report) -> int:
+    """Bytes of a fit's data that lie on a device with its own memory."""
+    return sum(held.nbytes for held in report.data if held.where != "host")
+
+
 def array_bytes() -> int:
     """Bytes that NumPy's arrays hold now, by tracemalloc; those of its pool where another device stands in for the CPU."""
-    if os.environ.get("AFORO_TEST_DEVICE", "cpu") != "cpu":
+    if not ON_HOST:
         gc.collect()
         return af.memory.allocated()
     only = tracemalloc.DomainFilter(True, NUMPY_DOMAIN)

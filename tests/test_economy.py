@@ -9,7 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nets import Net, array_bytes, assert_close, assert_same_bits, random_net, tracing
+from nets import (
+    ON_HOST,
+    Net,
+    array_bytes,
+    assert_close,
+    assert_same_bits,
+    budget_between,
+    least_budget,
+    on_the_device,
+    random_net,
+    tracing,
+)
 from test_devices import needs_compiler
 from test_graphs import NETS, compiled, data, one, sketch
 
@@ -125,11 +136,10 @@ def test_micro_batches_draw_the_masks_of_the_whole_batch() -> None:
     assert len(np.unique(np.round(gradient(Way()), 3))) > 20
 
 
-@pytest.mark.about_numpy
 def test_statistics_of_a_batch_are_those_of_each_micro_batch_and_fit_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     x, y = samples(40)
     model = deep(lambda: [af.BatchNormalization(momentum=0.5)])
-    plan = model.fit(x, y, batch_size=40, verbose=2, memory_budget=choose_least(model, 40)).plan
+    plan = model.fit(x, y, batch_size=40, verbose=2, memory_budget=least_budget(model, 40, data=Data(40))).plan
     assert plan.micro_batch < 40 and plan.mixing == ("batch_normalization",)
     assert "Statistics of the batch in batch_normalization are those of each micro-batch" in capsys.readouterr().out
     kernel, bias = deep(list).get_weights()[:2]
@@ -139,13 +149,6 @@ def test_statistics_of_a_batch_are_those_of_each_micro_batch_and_fit_says_so(cap
     fresh = deep(lambda: [af.BatchNormalization(momentum=0.5)])
     trained(fresh, Way(40, 10), x, y, 40, epochs=1)
     assert_close(fresh.layers[1].moving_mean.numpy(), mean, 1e-12)
-
-
-def choose_least(model: af.Model, batch: int) -> int:
-    """The smallest budget, from the error for a budget of one byte."""
-    with pytest.raises(af.Error) as error:
-        choose(model, batch, 1, CPU)
-    return int(str(error.value).rpartition("memory_budget=")[2])
 
 
 def test_an_interrupted_step_of_micro_batches_commits_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +189,6 @@ DEEP: dict[str, Any] = {
 }
 
 
-@pytest.mark.about_numpy
 @pytest.mark.parametrize("stack", DEEP)
 def test_recomputation_changes_no_bit_of_training(stack: str) -> None:
     x, y = samples(33)
@@ -202,7 +204,6 @@ def test_recomputation_changes_no_bit_of_training(stack: str) -> None:
     assert repeated, "nothing was computed again"
 
 
-@pytest.mark.about_numpy
 @pytest.mark.parametrize("block", range(6))
 def test_random_graphs_train_the_same_in_every_way(block: int) -> None:
     """Skips, shared layers, several inputs and outputs; bit for bit where the batch is whole."""
@@ -216,7 +217,7 @@ def test_random_graphs_train_the_same_in_every_way(block: int) -> None:
         for way in (keeping(plain, 8, 0.0), keeping(plain, 8, 0.5), Way(8, 3), keeping(plain, 8, 0.0, rows=3)):
             model = compiled(net, number, af.SGD(0.05, momentum=0.9))
             found = trained(model, way, one(inputs), one(given), 8)
-            worst.extend(plan.arena_bytes / plan.lower_bound_bytes for plan in model._workspace.plans.values())
+            worst.extend(plan.arena_bytes / (plan.lower_bound_bytes or 1) for plan in model._workspace.plans.values())
             if way.rows and not mixed:
                 assert found == pytest.approx(expected, rel=1e-9), f"net {number}, {way}"
                 for a, b in zip(model.get_weights(), plain.get_weights(), strict=True):
@@ -310,7 +311,6 @@ def uncollected() -> Iterator[None]:
     gc.enable()
 
 
-@pytest.mark.about_numpy
 @pytest.mark.parametrize("block", range(8))
 def test_what_fit_holds_within_a_budget_is_what_was_planned(block: int, uncollected: None) -> None:
     """To the byte, on random nets and budgets between all and the smallest; nothing is allocated in steady state."""
@@ -319,14 +319,16 @@ def test_what_fit_holds_within_a_budget_is_what_was_planned(block: int, uncollec
         net = random_net(number)
         x, y = net.data(3 * net.batch + 1)
         plain = net.model()
-        full, least = plain.memory(net.batch).total_bytes, choose_least(plain, net.batch)
+        least, between, full = (budget_between(plain, net.batch, share, data=Data(len(x))) for share in (0, 0.25, 1))
         plain.fit(x, y, batch_size=net.batch, epochs=2, seed=3, verbose=0)
-        for budget in {full, (full + 3 * least) // 4, least}:
+        for budget in {full, between, least}:
             model = None  # what it frees is no longer counted from here on
             held = af.memory.allocated("cpu")
             model = net.model()
             plan = model.fit(x, y, batch_size=net.batch, epochs=2, seed=3, verbose=0, memory_budget=budget).plan
-            assert af.memory.allocated("cpu") - held == plan.total_bytes <= budget
+            report = model.memory(net.batch, rows=len(x), memory_budget=budget)
+            assert af.memory.allocated("cpu") - held == report.total_bytes
+            assert report.total_bytes + on_the_device(report) == plan.total_bytes <= budget
             if plan.micro_batch == net.batch:
                 assert_same_bits(model.get_weights(), plain.get_weights())
             else:
@@ -334,44 +336,45 @@ def test_what_fit_holds_within_a_budget_is_what_was_planned(block: int, uncollec
                     assert_close(a, b, 1e-9, f"net {number}")
             made = af.memory.allocations("cpu")
             again = model.fit(x, y, batch_size=net.batch, seed=3, verbose=0, memory_budget=budget).plan
-            assert af.memory.allocations("cpu") == made, "a second fit allocates"
+            assert af.memory.allocations("cpu") == made or not ON_HOST, "a second fit allocates"
             assert again.way == plan.way
 
 
-@pytest.mark.about_numpy
-@pytest.mark.parametrize("share", [0.9, 0.6, 0.35])
+@pytest.mark.parametrize("share", [0.9, 0.4, 0.0])
 def test_what_the_allocator_sees_is_what_was_planned(share: float) -> None:
     net = Net((6, *[8] * 10, 3), (*["tanh", "sin"] * 5, "softmax"), "categorical_crossentropy", {"momentum": 0.9}, 64)
     x, y = net.data(150)
-    budget = max(round(net.model().memory(64).total_bytes * share), choose_least(net.model(), 64))
+    budget = budget_between(net.model(), 64, share, data=Data(150))
     with tracing():
         held = array_bytes()
         model = net.model()
         history = model.fit(x, y, batch_size=64, epochs=2, verbose=0, memory_budget=budget)
-        assert array_bytes() - held == history.plan.total_bytes <= budget
-        assert history.plan.total_bytes == model.memory(64, memory_budget=budget).total_bytes
+        report = model.memory(64, rows=150, memory_budget=budget)
+        assert array_bytes() - held == report.total_bytes
+        assert report.total_bytes + on_the_device(report) == history.plan.total_bytes <= budget
 
 
-@pytest.mark.about_numpy
 def test_validation_and_sample_weights_are_within_the_budget_too(uncollected: None) -> None:
     x, y = samples(90)
     weights = np.random.default_rng(1).uniform(0, 2, 90)
     options = {"batch_size": 40, "epochs": 2, "validation_split": 0.3, "sample_weight": weights, "seed": 1, "verbose": 0}
     plain = deep(DEEP["tanh"], af.Adam(0.01))
     expected = plain.fit(x, y, **options).history
+    given = {"weighted": True, "validation_weighted": True, "data": Data(63, 27)}
     model = None
-    for share in (0.9, 0.8):
+    for share in (0.7, 0.3):
         model = None
         held = af.memory.allocated("cpu")
         model = deep(DEEP["tanh"], af.Adam(0.01))
-        budget = round(plain.memory(40).total_bytes * share)
+        budget = budget_between(plain, 40, share, **given)
         history = model.fit(x, y, **options, memory_budget=budget)
-        assert af.memory.allocated("cpu") - held == history.plan.total_bytes <= budget
+        report = model.memory(40, rows=63, validation_rows=27, weighted=True, memory_budget=budget)
+        assert af.memory.allocated("cpu") - held == report.total_bytes
+        assert report.total_bytes + on_the_device(report) == history.plan.total_bytes <= budget
         for name, values in expected.items():
             assert history.history[name] == pytest.approx(values, rel=1e-9), name
 
 
-@pytest.mark.about_numpy
 def test_a_batch_that_fits_runs_as_without_a_budget(capsys: pytest.CaptureFixture[str]) -> None:
     net = Net(batch=16)
     x, y = net.data(50)
@@ -379,7 +382,8 @@ def test_a_batch_that_fits_runs_as_without_a_budget(capsys: pytest.CaptureFixtur
     history = model.fit(x, y, batch_size=16, seed=1, verbose=2, memory_budget="1 GB")
     assert capsys.readouterr().out.startswith("memory: within 953.7 MiB: the whole batch of 16 rows fits; planned ")
     assert history.plan.way == Way() and history.plan.extra_flops == 0.0
-    assert history.plan.total_bytes == plain.memory(16).total_bytes == net.model().memory(16, memory_budget="1GiB").total_bytes
+    report = net.model().memory(16, rows=50, memory_budget="1GiB")
+    assert plain.memory(16).total_bytes == report.total_bytes == history.plan.total_bytes - on_the_device(report)
     plain.fit(x, y, batch_size=16, seed=1, verbose=0)
     assert_same_bits(model.get_weights(), plain.get_weights())
     assert plain.fit(x, y, verbose=0).plan is None
@@ -453,7 +457,6 @@ def test_what_is_no_amount_of_memory_is_refused(budget: Any) -> None:
     assert_same_bits(model.get_weights(), before)
 
 
-@pytest.mark.about_numpy
 def test_a_budget_holds_after_larger_steps_and_is_given_up_after_it(uncollected: None) -> None:
     x, y = samples(200)
     held = af.memory.allocated("cpu")
@@ -461,13 +464,17 @@ def test_a_budget_holds_after_larger_steps_and_is_given_up_after_it(uncollected:
     model.fit(x, y, batch_size=200, verbose=0)
     full = model.memory(200).total_bytes
     assert af.memory.allocated("cpu") - held == full
-    plan = model.fit(x, y, batch_size=200, verbose=0, memory_budget=full // 2).plan
-    assert af.memory.allocated("cpu") - held == plan.total_bytes <= full // 2
-    model.predict(x[:10])
-    model.fit(x, y, batch_size=200, verbose=0)
-    assert af.memory.allocated("cpu") - held == full
-    model.train_on_batch(x, y)
-    assert af.memory.allocated("cpu") - held == full
+    for budget in (full // 2, least_budget(model, 200, data=Data(200))):
+        plan = model.fit(x, y, batch_size=200, verbose=0, memory_budget=budget).plan
+        assert plan.total_bytes <= budget
+        report = model.memory(200, rows=200, memory_budget=budget)
+        assert af.memory.allocated("cpu") - held == report.total_bytes == plan.total_bytes - on_the_device(report)
+        model.predict(x[:10])
+        model.fit(x, y, batch_size=200, verbose=0)
+        assert af.memory.allocated("cpu") - held == full
+        model.train_on_batch(x, y)
+        assert af.memory.allocated("cpu") - held == full
+    assert plan.micro_batch < 200, "micro-batches leave something behind in no test"
 
 
 def test_layers_may_be_frozen_in_the_middle_of_a_fit_within_a_budget() -> None:
@@ -518,7 +525,6 @@ def test_budgets_hold_on_the_simulated_device(uncollected: None) -> None:
         assert trained(there, way, x, y, 24) == pytest.approx(expected, rel=1e-9)
 
 
-@pytest.mark.about_numpy
 def test_programs_beside_training_are_in_the_total_of_a_budget() -> None:
     """As large as their own report says, if they take more than the budgeted steps do."""
     model = uniform(12, 32)
@@ -530,8 +536,9 @@ def test_programs_beside_training_are_in_the_total_of_a_budget() -> None:
         both = model.memory(600, programs=["training", kind], memory_budget=budget)
         assert alone.arena_bytes > trained_alone.arena_bytes
         assert both.arena_bytes == alone.arena_bytes and both.total_bytes > budget
+    budget += on_the_device(model.memory(600, rows=600, validation_rows=600))
     with_rows = model.memory(600, programs=["training"], rows=600, validation_rows=600, memory_budget=budget)
-    assert with_rows.total_bytes <= budget
+    assert with_rows.total_bytes + on_the_device(with_rows) <= budget
 
 
 def test_data_in_stages_is_as_large_as_the_micro_batches_it_comes_in() -> None:

@@ -79,17 +79,16 @@ def test_training_goes_on_from_a_file_as_if_it_had_not_stopped(name: str, tmp_pa
     assert same(stopped, train(stack(OPTIMIZERS[name]()), 2))
 
 
-@pytest.mark.about_numpy  # the other process has no stand-in
 def test_training_goes_on_in_another_process(tmp_path: Path) -> None:
     train(stack(), 2).save(tmp_path / "model.aforo")
     np.savez(tmp_path / "data.npz", x=X, y=Y)
     code = (
-        "import sys, numpy as np, aforo as af; assert 'safetensors' not in sys.modules; data = np.load('data.npz');"
+        "import conftest, sys, numpy as np, aforo as af; assert 'safetensors' not in sys.modules; data = np.load('data.npz');"
         "model = af.load_model('model.aforo');"
         "model.fit(data['x'], data['y'], epochs=4, initial_epoch=2, batch_size=16, seed=7, verbose=0);"
         "model.save('model.aforo')"
     )
-    roots = [str(Path(__file__).parent.parent / each) for each in ("framework", "backends")]
+    roots = [str(Path(__file__).parent.parent / each) for each in ("framework", "backends", "tests")]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(roots)}
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, check=True, timeout=60)
     assert same(af.load_model(tmp_path / "model.aforo"), train(stack(), 4))

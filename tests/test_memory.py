@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nets import Net, array_bytes, tracing
+from nets import ON_HOST, Net, array_bytes, tracing
 
 import aforo as af
+from aforo.device import CPU
 
 TRANSIENT = 64 * 1024  # what a step may take and give back: iterator buffers
 
@@ -70,7 +71,6 @@ def test_total_bytes_are_what_the_first_training_step_allocates(net: Net) -> Non
         assert report.total_bytes == parts(report) == model.memory(batch_size=net.batch).total_bytes
 
 
-@pytest.mark.about_numpy
 @every_net
 def test_further_steps_allocate_nothing(net: Net) -> None:
     x, y = net.data(net.batch)
@@ -87,12 +87,11 @@ def test_further_steps_allocate_nothing(net: Net) -> None:
             tracemalloc.reset_peak()
             model.train_on_batch(x[:rows], y[:rows])
             _, peak = tracemalloc.get_traced_memory()  # Python's own objects included
-            assert peak - now < TRANSIENT
+            assert peak - now < TRANSIENT or not ON_HOST  # a pretend device copies within the host's memory
         assert array_bytes() == held
         assert af.memory.allocations("cpu") == made
 
 
-@pytest.mark.about_numpy
 @every_net
 def test_a_model_that_only_predicts_holds_its_smaller_plan(net: Net) -> None:
     x, _ = net.data(net.batch)
@@ -101,7 +100,7 @@ def test_a_model_that_only_predicts_holds_its_smaller_plan(net: Net) -> None:
         model = net.model()
         report = model.memory(batch_size=net.batch, training=False)
         y = model.predict(x, batch_size=net.batch)
-        result = y.nbytes
+        result = y.nbytes * ON_HOST
         assert array_bytes() - held == report.total_bytes + result
         assert af.memory.allocated("cpu") - ours == report.total_bytes == parts(report)
         for _ in range(3):
@@ -112,11 +111,10 @@ def test_a_model_that_only_predicts_holds_its_smaller_plan(net: Net) -> None:
         assert report.optimizer_state_bytes == 0 and report.total_bytes < training.total_bytes
 
 
-@pytest.mark.about_numpy
 @every_net
 def test_the_report_accounts_for_each_byte_by_layer_and_by_instruction(net: Net) -> None:
     model = net.model()
-    item = np.dtype(net.dtype).itemsize
+    item, rounding = np.dtype(net.dtype).itemsize, max(CPU.profile.alignment, CPU.profile.rounding)
     for training in (True, False):
         m = model.memory(batch_size=net.batch, training=training)
         assert sum(row.held_bytes for row in m.layers) == m.lower_bound_bytes == max(t.live_bytes for t in m.timeline)
@@ -126,13 +124,12 @@ def test_the_report_accounts_for_each_byte_by_layer_and_by_instruction(net: Net)
             assert row.parameters == sum(prod(w.shape) for w in layer.weights)
         counts = [d * n + n for d, n in zip(net.widths, net.widths[1:], strict=False)]
         assert [row.parameters for row in m.layers][: len(counts)] == counts
-        padding = 64 * (2 * len(counts))  # one line at most for each weight
+        padding = rounding * (2 * len(counts))  # one line at most for each weight, and for each of their storages
         assert sum(counts) * item <= m.parameters_bytes < sum(counts) * item + padding
         slots = sum(counts) * item if training and "momentum" in net.optimizer else 0
         assert slots <= m.optimizer_state_bytes <= (slots + padding if slots else 0)
 
 
-@pytest.mark.about_numpy
 @every_net
 def test_the_timeline_says_who_holds_the_peak(net: Net) -> None:
     for training in (True, False):
@@ -145,7 +142,7 @@ def test_the_timeline_says_who_holds_the_peak(net: Net) -> None:
         held: dict[str, int] = {}
         for holder in m.timeline.holders:
             assert holder.start <= peak <= holder.end < len(live)
-            assert prod(holder.shape) <= holder.nbytes <= prod(holder.shape) * 8 + 63
+            assert prod(holder.shape) <= holder.nbytes < prod(holder.shape) * 8 + CPU.profile.alignment
             held[holder.layer] = held.get(holder.layer, 0) + holder.nbytes
         assert {row.name: row.held_bytes for row in m.layers[:-1] if row.held_bytes} == held
         assert [h.nbytes for h in m.timeline.holders] == sorted((h.nbytes for h in m.timeline.holders), reverse=True)
@@ -154,11 +151,10 @@ def test_the_timeline_says_who_holds_the_peak(net: Net) -> None:
         assert f"instruction {peak + 1} of {len(live)}" in text and "held there by" in text
 
 
-@pytest.mark.about_numpy
 def test_the_peak_of_a_wide_batch_is_held_by_the_activations() -> None:
     net = Net((10, 50, 50, 50, 2), ("tanh", "tanh", "tanh", "none"), batch=1000)
     m = net.model().memory(1000)
-    activations = [h for h in m.timeline.holders if h.op == "tanh" and h.phase == "forward"]
+    activations = [h for h in m.timeline.holders if h.op in ("tanh", "fused") and h.phase == "forward"]
     assert {h.shape for h in activations} == {(1000, 50)}
     assert {h.layer for h in activations} & {"dense", "dense_1", "dense_2"}  # one that is used up may be gone by then
     assert sum(h.nbytes for h in m.timeline.holders[:4]) > 0.75 * m.arena_bytes
@@ -176,10 +172,11 @@ def test_the_operations_of_each_layer_are_its_products_and_little_else() -> None
         assert m.flops == sum(row.flops for row in m.layers)
 
 
-@pytest.mark.about_numpy
 def test_a_report_of_a_fit_lists_what_fit_holds_besides() -> None:
     m = PLAIN.model().memory(32, rows=50_000, validation_rows=7)
-    assert m.data_bytes == 50_000 * (4 * (3 + 2) + 8) + 7 * 4 * (3 + 2)
+    on_host = sum(held.nbytes for held in m.data if held.where == "host")
+    assert on_host == 50_000 * (4 * (3 + 2) + 8) + 7 * 4 * (3 + 2)
+    assert m.data_bytes == on_host or not ON_HOST
     assert m.total_bytes == parts(m) and m.programs == ("training", "evaluation")
     text = str(m)
     assert "a fit over 50,000 rows holds besides" in text and "400,000 B" in text and "on the host" in text
@@ -386,7 +383,6 @@ def test_a_model_that_failed_to_train_frees_its_memory_too() -> None:
         gc.enable()
 
 
-@pytest.mark.about_numpy
 def test_a_thousand_predictions_leave_memory_flat() -> None:
     """keras#13118, tensorflow#33009."""
     model = CLASSES.model()
@@ -399,7 +395,7 @@ def test_a_thousand_predictions_leave_memory_flat() -> None:
         for rows in sizes:
             model.predict(x[:rows])
         assert array_bytes() == arrays
-        assert af.memory.allocations("cpu") == made
+        assert af.memory.allocations("cpu") == made or not ON_HOST  # batches pass through two slots, opened for each call
         assert tracemalloc.get_traced_memory()[0] - held < 100_000
 
 

@@ -95,7 +95,7 @@ _MORE = [
 ]
 
 
-@pytest.mark.about_numpy
+@pytest.mark.about_numpy("a file is the same from every device")
 @needs_runtime
 @pytest.mark.parametrize(
     ("name", "sample", "dtype"), [*CASES, *_BOOL, *_MORE], ids=lambda v: str(getattr(v, "shapes", v)).replace(" ", "")

@@ -76,7 +76,7 @@ def heuristic_bounds() -> Iterator[tuple[int, Plan]]:
         yield min(usage.peak(order)[0] for order in (by_release(draft, before, nbytes), by_creation(draft, before))), plan
 
 
-@pytest.mark.about_numpy
+@pytest.mark.about_numpy("plans that fuse have less to gain")
 def test_arenas_are_lower_than_the_heuristics_bound_on_a_quarter_of_the_nets() -> None:
     gains = [1 - plan.peak_bytes / bound for bound, plan in heuristic_bounds()]
     assert sum(gain > 0.005 for gain in gains) >= len(gains) / 4

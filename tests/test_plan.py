@@ -34,7 +34,7 @@ from aforo_backends.contract import OVERWRITTEN, Profile
 
 ROOT = Path(__file__).parent.parent
 MIB = 2**20
-pytestmark = pytest.mark.about_numpy  # at whose plans most of these look
+pytestmark = pytest.mark.about_numpy("its plans are looked at, step by step")
 
 # A backend with other data: coarser alignment, a pool that rounds, sums of its own. And one whose steps share kernels.
 POOLED = Profile(name="pooled", alignment=256, slack=0, rounding=512, product_sums=False)

@@ -195,7 +195,7 @@ IN_PLACE = [
 ]
 
 
-@pytest.mark.about_numpy
+@pytest.mark.about_numpy("a fused kernel holds its values in registers")
 @each_float
 @cases(IN_PLACE)
 def test_working_in_place_gives_the_same_numbers(record: Primitive, sample: Sample, position: int, dtype: str) -> None:
@@ -210,14 +210,14 @@ def test_working_in_place_gives_the_same_numbers(record: Primitive, sample: Samp
     assert runner.run()["y"].tobytes() == result(applied(record, sample, apart)).tobytes()
 
 
-@pytest.mark.about_numpy
 @cases(IN_PLACE)
 def test_an_update_in_place_gives_the_same_numbers(record: Primitive, sample: Sample, position: int) -> None:
     arrays = sample_inputs(sample, "float32")
     held = [variable(a) for a in arrays]
     y = applied(record, sample, [leaf(v) for v in held])
     runner = Runner(Graph({}, {held[position]: y}))
-    assert [step.op for step in runner.plan.steps] == [record.name], "the plan does not update in place"
+    (step,) = runner.plan.steps
+    assert step.op in (record.name, "fused"), "the plan does not update in place"
     assert runner.plan.arena_bytes == 0
     runner.run()
     reference = result(applied(record, sample, [leaf(variable(a)) for a in arrays]))
@@ -366,7 +366,7 @@ def test_what_a_kernel_keeps_or_holds_for_a_moment_is_seen() -> None:
 # --- adding one -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.about_numpy
+@pytest.mark.about_numpy("a new primitive has no kernel there")
 def test_an_elementwise_primitive_is_one_record(monkeypatch: pytest.MonkeyPatch) -> None:
     tanh = PRIMITIVES["tanh"]
     sample = Sample(((3, 4),), low=0.3)

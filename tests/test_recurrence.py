@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nets import Array, array_bytes, assert_close, differences, gradients, tracing
+from nets import ON_HOST, Array, array_bytes, assert_close, differences, gradients, on_the_device, tracing
 
 import aforo as af
 from aforo_backends import simulated
@@ -576,7 +576,6 @@ def recurrent_model(kind: Any, per_step: bool) -> af.Sequential:
     return model
 
 
-@pytest.mark.about_numpy
 @pytest.mark.parametrize("per_step", [False, True])
 @pytest.mark.parametrize("kind", [af.SimpleRNN, af.GRU, af.LSTM])
 def test_a_training_step_holds_what_the_plan_says_to_the_byte_and_further_steps_allocate_nothing(
@@ -603,7 +602,7 @@ def test_a_training_step_holds_what_the_plan_says_to_the_byte_and_further_steps_
             tracemalloc.reset_peak()
             model.train_on_batch(*rows)
             _, peak = tracemalloc.get_traced_memory()
-            assert peak - now < 64 * 1024  # iterator buffers
+            assert peak - now < 64 * 1024 or not ON_HOST  # iterator buffers
         assert array_bytes() - held == report.total_bytes
         assert af.memory.allocations("cpu") == made
 
@@ -942,17 +941,17 @@ def test_the_command_line_plans_lengths(tmp_path: Any, capsys: pytest.CaptureFix
     assert f"{total:,} B" in capsys.readouterr().out
 
 
-@pytest.mark.about_numpy
 def test_the_largest_batch_of_sequences_fits_and_one_more_does_not() -> None:
     model = build()
     rows = model.max_batch_size("1MiB", length=40)
     assert model.memory(rows, length=40).total_bytes <= 2**20 < model.memory(rows + 1, length=40).total_bytes
     report = model.memory(rows, length=40, rows=1000)
     assert report.length == 40 and "40 time steps" in str(report)
-    assert report.data_bytes == 1000 * (40 * 3 * 4 + 4 + 8)  # sequences, targets, and the order of the rows
+    assert report.data_bytes - on_the_device(report) == 1000 * (
+        40 * 3 * 4 + 4 + 8
+    )  # sequences, targets, and the order of the rows
 
 
-@pytest.mark.about_numpy
 @pytest.mark.parametrize("part", [0.9, 0.6, 0.35])
 def test_sequences_are_fitted_within_a_budget_with_the_same_weights(part: float) -> None:
     x, y = data(40, 12, 3).astype("float32"), data(40, 1, seed=1).astype("float32")

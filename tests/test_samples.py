@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nets import assert_close, assert_same_bits
+from nets import assert_close, assert_same_bits, budget_between
 
 import aforo as af
 from aforo import ops
 from aforo.device import CPU
-from aforo.economy import choose
+from aforo.economy import Data, choose
 from aforo.losses import categorical_crossentropy, mse
 from aforo.samples import mixing, undivided
 from aforo.steps import TRAINING
@@ -58,7 +58,6 @@ def data(rows: int = 40) -> tuple[Any, Any]:
     return rng.normal(size=(rows, 5)), rng.normal(size=(rows, 3))
 
 
-@pytest.mark.about_numpy
 @pytest.mark.parametrize("name", [*MEANS, *OTHERS])
 def test_a_budget_trains_what_would_be_trained_without_it(name: str) -> None:
     """Weights against those of whole batches, and micro-batches where, and only where, they give the same."""
@@ -66,10 +65,10 @@ def test_a_budget_trains_what_would_be_trained_without_it(name: str) -> None:
     loss = MEANS.get(name) or OTHERS[name]
     plain, model = net(loss), net(loss)
     plain.fit(x, y, batch_size=40, epochs=2, shuffle=False, verbose=0)
-    full = plain.memory(40).total_bytes
-    plan = model.fit(x, y, batch_size=40, epochs=2, shuffle=False, verbose=0, memory_budget=round(0.8 * full)).plan
+    budget = budget_between(plain, 40, 0.4, data=Data(40))
+    plan = model.fit(x, y, batch_size=40, epochs=2, shuffle=False, verbose=0, memory_budget=budget).plan
     assert (undivided(model, False) == ()) == (name in MEANS)
-    assert plan.total_bytes <= 0.8 * full
+    assert plan.total_bytes <= budget
     for a, b in zip(model.get_weights(), plain.get_weights(), strict=True):
         assert_close(a, b, 1e-9, name)
     if name in OTHERS:
@@ -77,7 +76,6 @@ def test_a_budget_trains_what_would_be_trained_without_it(name: str) -> None:
         assert_same_bits(model.get_weights(), plain.get_weights())
 
 
-@pytest.mark.about_numpy
 def test_one_number_for_all_samples_is_not_divided_by_their_weights() -> None:
     assert undivided(net(MEANS["mean"]), True) == ("<lambda>",)
     assert undivided(net(MEANS["one for each"]), True) == ()
@@ -86,7 +84,7 @@ def test_one_number_for_all_samples_is_not_divided_by_their_weights() -> None:
     plain, model = net(MEANS["mean"]), net(MEANS["mean"])
     options = {"batch_size": 40, "shuffle": False, "verbose": 0, "sample_weight": weights}
     plain.fit(x, y, **options)
-    model.fit(x, y, **options, memory_budget=round(0.8 * plain.memory(40, weighted=True).total_bytes))
+    model.fit(x, y, **options, memory_budget=budget_between(plain, 40, 0.4, weighted=True, data=Data(40)))
     assert_same_bits(model.get_weights(), plain.get_weights())
 
 

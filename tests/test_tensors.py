@@ -13,7 +13,7 @@ import pytest
 from helpers import REPEATABLE
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nets import Array, array_bytes, assert_close, differences, tracing
+from nets import ON_HOST, Array, array_bytes, assert_close, differences, tracing
 
 import aforo as af
 from aforo import evaluate, ops
@@ -777,7 +777,6 @@ def test_a_mistake_with_tensors_is_named_at_its_line(
 # --- losses as functions ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.about_numpy
 def test_a_loss_is_a_layer_that_predictions_know_nothing_of() -> None:
     y, p = drawn(6, 3), drawn(6, 3, seed=1)
     assert_close(float(af.losses.mse(y, double(p))), ((y - p) ** 2).mean(), 1e-14)
@@ -786,7 +785,8 @@ def test_a_loss_is_a_layer_that_predictions_know_nothing_of() -> None:
     model.compile(loss="mse")
     trained = {step.place.phase for step in model.plan(4).steps}
     predicted = {step.place.phase for step in model.plan(4, training=False).steps}
-    assert predicted == {"forward"} and trained == {"forward", "loss", "backward", "update"}
+    assert predicted == {"forward"} and trained >= {"forward", "backward", "update"}
+    assert "loss" in trained or not ON_HOST  # a fused step has one phase
     with pytest.raises(af.Error, match=r"mse[\s\S]*\(6, 3\)[\s\S]*\(6, 2\)"):
         af.losses.mse(y[:, :2], double(p))
 

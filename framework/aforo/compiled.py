@@ -181,11 +181,12 @@ class Compiled(Network):
             self._slots = {w.variable: self._slots.get(w.variable) or _slots(w, optimizer) for w in trained}
             self._sums = {w.variable: self._sums.get(w.variable) or _slot(w, "gradient", 0.0) for w in trained}
             owners = {weight.variable: layer.name for layer in self.layers for weight in layer.weights}
-            step = steps.Training(trained, owners, optimizer, self._slots, self._step, self._sums, self._row)
+            draws = bool(context.draws)
+            step = steps.Training(trained, owners, optimizer, self._slots, self._step, self._sums, self._row, draws)
             if kind == steps.UPDATING:
                 return step.update(measured.loss.dtype)
             if part:
-                return step.part(measured, context.updates, kind == steps.FIRST, bool(context.draws))
+                return step.part(measured, context.updates, kind == steps.FIRST)
             return step.whole(measured, context.updates)
 
     def set_target(self, head: Head, shape: Shape, dtype: str) -> None:

@@ -124,6 +124,7 @@ class Training:
     counter  training steps so far
     sums     weight -> where the gradients of micro-batches are added up
     row      the number, in the whole batch, of a micro-batch's first sample
+    draws    whether a step draws random numbers, by its own number and those of its rows in the whole batch
     """
 
     trained: Sequence[Tensor]
@@ -133,26 +134,21 @@ class Training:
     counter: Variable
     sums: Mapping[Variable, Variable]
     row: Variable
+    draws: bool
 
     def whole(self, measured: Measured, updates: Mapping[Variable, Tensor]) -> Graph:
         """A whole step. Each update reads its gradient where `gradient` returns it, and nowhere else."""
         gradients = self._gradients(measured.loss)
-        after = {**measured.updates, **updates, **self._updated(gradients, measured.loss.dtype)}
-        if any(node.op == "variable" and node.variable is self.counter for node in ancestors(after.values())):
-            after[self.counter] = self._counted()
-        return merge(Graph({}, after))
+        return merge(Graph({}, {**measured.updates, **updates, **self._updated(gradients, measured.loss.dtype)}))
 
-    def part(self, measured: Measured, updates: Mapping[Variable, Tensor], first: bool, draws: bool) -> Graph:
-        """A micro-batch: the gradients of its share of the mean loss are added to the sums, which the first one starts.
-
-        draws: whether it draws random numbers, by the rows' numbers in the whole batch.
-        """
+    def part(self, measured: Measured, updates: Mapping[Variable, Tensor], first: bool) -> Graph:
+        """A micro-batch: the gradients of its share of the mean loss are added to the sums, which the first one starts."""
         after = {**measured.updates, **updates}
         for weight, g in zip(self.trained, self._gradients(measured.loss), strict=True):
             total = self.sums[weight.variable]
             with within(layer=self.owners[weight.variable], phase=UPDATE, site=user_line()):
                 after[total] = g if first else leaf(total) + g
-        if draws:
+        if self.draws:
             with within(layer="totals", phase=UPDATE):
                 rows = constant(1.0, self.row.dtype, times=BATCH)
                 after[self.row] = rows if first else leaf(self.row) + rows
@@ -160,12 +156,7 @@ class Training:
 
     def update(self, dtype: str) -> Graph:
         """The end of a step whose gradients have been added up. dtype: that of the loss."""
-        after = self._updated([leaf(self.sums[weight.variable]) for weight in self.trained], dtype)
-        return merge(Graph({}, {**after, self.counter: self._counted()}))
-
-    def _counted(self) -> Tensor:
-        with within(layer="optimizer", phase=UPDATE, site=user_line()):
-            return leaf(self.counter) + 1
+        return merge(Graph({}, self._updated([leaf(self.sums[weight.variable]) for weight in self.trained], dtype)))
 
     def _step_and_rate(self, dtype: str) -> tuple[Tensor, Tensor]:
         with within(layer="optimizer", phase=UPDATE, site=user_line()):
@@ -199,4 +190,7 @@ class Training:
                 value, own_after = self.optimizer.apply(weight, g, slots, rate_now, step)
             after[weight.variable] = value
             after.update({own[name]: slot for name, slot in own_after.items()})
+        if self.draws or any(x.op == "variable" and x.variable is self.counter for x in ancestors(after.values())):
+            with within(layer="optimizer", phase=UPDATE, site=user_line()):
+                after[self.counter] = leaf(self.counter) + 1
         return after

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,8 +53,7 @@ class Formula:
         n = self.symbol
         names = ("", " · b", f" · {n}", f" · b · {n}", f" · {n}²")
         known = [(value, name) for value, name in zip(self._coefficients, names, strict=True) if value]
-        text = "".join(f" {'−' if value < 0 else '+'} {_written(abs(value))}{name}" for value, name in known)
-        return f"bytes ≈ {text[3:] if text.startswith(' + ') else text.strip()}  (within {self.worst_error:.1%})"
+        return f"bytes ≈ {' + '.join(_written(value) + name for value, name in known)}  (within {self.worst_error:.1%})"
 
     def lines(self) -> list[str]:
         """The formula, and what its terms mean."""
@@ -88,8 +88,8 @@ def fit(
     """The formula of a table; rows are batch sizes, columns widths.
 
     dtype is that of the values between layers. A term that makes no difference of half a byte, or of a billionth, is 0.
-    What the batch does not change is fitted apart: it depends on the width alone, and nearly without error. Errors count
-    relative to the bytes of their cell.
+    No coefficient is negative: each is what a sample or a unit costs. What the batch does not change is fitted apart: it
+    depends on the width alone, and nearly without error. Errors count relative to the bytes of their cell.
     """
     columns = widths or [0]
     b, n = (grid.ravel() for grid in np.meshgrid(np.array(batch_sizes, float), np.array(columns, float), indexing="ij"))
@@ -114,10 +114,19 @@ _Vector = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def _solved(values: _Vector, terms: Sequence[tuple[int, int]], b: _Vector, n: _Vector, weight: _Vector) -> _Vector:
+    """Least squares without negative coefficients: of the few choices of terms that need none, the best."""
     table = np.stack([b**i * n**j for i, j in terms], axis=1) / weight[:, None]
     scale = np.abs(table).max(axis=0)
-    found: _Vector = np.linalg.lstsq(table / scale, values / weight, rcond=None)[0] / scale
-    return found
+    wanted = values / weight
+    best, least = np.zeros(len(terms)), float("inf")
+    for chosen in product((False, True), repeat=len(terms)):
+        found = np.zeros(len(terms))
+        found[list(chosen)] = np.linalg.lstsq(table[:, chosen] / scale[list(chosen)], wanted, rcond=None)[0]
+        error = float(np.square(table / scale @ found - wanted).sum())
+        if found.min() >= 0.0 and error < least:
+            best, least = found, error
+    solved: _Vector = best / scale
+    return solved
 
 
 def _padded(found: _Vector, terms: Sequence[tuple[int, int]], wider: Sequence[tuple[int, int]]) -> _Vector:
