@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nets import ON_HOST, Array, array_bytes, assert_close, differences, gradients, on_the_device, tracing
+from nets import ON_HOST, Array, array_bytes, assert_close, budget_between, differences, gradients, on_the_device, tracing
 
 import aforo as af
+from aforo.economy import Data
 from aforo_backends import simulated
 
 needs_compiler = pytest.mark.skipif(simulated.compiler() is None, reason="the simulated device needs a C++ compiler")
@@ -448,14 +449,15 @@ def test_truncated_back_propagation_is_that_of_pieces_whose_states_are_given(mak
 # --- recomputation ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("backwards", [False, True])
 @pytest.mark.parametrize("kind", [af.SimpleRNN, af.GRU, af.LSTM])
-def test_states_kept_every_root_of_the_length_give_the_same_weights_and_hold_less(kind: Any) -> None:
+def test_states_kept_every_root_of_the_length_give_the_same_weights_and_hold_less(kind: Any, backwards: bool) -> None:
     x, y = data(4, 50, 3), data(4, 2, seed=1)
     trained = []
     for recompute in (False, True):
         af.set_seed(2)
         inputs = af.Input([None, 3], dtype="float64")
-        model = af.Model(inputs, af.Dense(2)(kind(6, recompute=recompute)(inputs)))
+        model = af.Model(inputs, af.Dense(2)(kind(6, recompute=recompute, go_backwards=backwards)(inputs)))
         model.compile(loss="mse", optimizer=af.SGD(0.1, momentum=0.9))
         for length in (50, 1, 2, 3, 4, 17, 49, 50):
             model.train_on_batch(x[:, :length], y)
@@ -507,6 +509,46 @@ def test_what_is_computed_again_is_held_as_planned() -> None:
         model = make()
         model.train_on_batch(x, y)
         assert array_bytes() - held == model.memory(4, length=30).total_bytes
+
+
+@pytest.mark.parametrize("kind", ["layers", "cycle"])
+def test_a_budget_lets_loops_run_in_blocks(kind: str) -> None:
+    """With the same weights, in bytes that are those planned; below what micro-batches alone would need."""
+    x, y = data(12, 60, 3), data(12, 1, seed=1)
+
+    def make() -> af.Model:
+        af.set_seed(3)
+        inputs = af.Input([None, 3], dtype="float64")
+        if kind == "layers":
+            deep = af.GRU(5, return_sequences=True)(inputs)
+            back = af.LSTM(6, go_backwards=True, return_sequences=True)(af.Dense(6, "tanh")(deep))
+            out = af.SimpleRNN(4)(af.Concatenate()([deep, back]))
+        else:
+            back = af.Feedback([4], dtype="float64")
+            state = af.Dense(4, "tanh")(af.GRU(5, return_sequences=True)(af.Concatenate()([inputs, back])))
+            back.connect(state)
+            out = af.ops.mean(state, 1)
+        model = af.Model(inputs, af.Dense(1)(out))
+        model.compile(loss="mse", optimizer="adam")
+        return model
+
+    rows = Data(12, time=60)
+    plain = make()
+    plain.fit(x, y, batch_size=12, epochs=2, verbose=0, shuffle=False)
+    plan = None
+    for share in (0.9, 0.0):
+        model, plan = make(), None  # a plan holds on to what it is for
+        budget = budget_between(model, 12, share, data=rows)
+        with tracing():
+            held = array_bytes()
+            plan = model.fit(x, y, batch_size=12, epochs=2, verbose=0, shuffle=False, memory_budget=budget).plan
+            report = model.memory(12, length=60, rows=12, memory_budget=budget)
+            assert array_bytes() - held == report.total_bytes == plan.total_bytes - on_the_device(report)
+        assert plan.total_bytes <= budget and plan.way.blocks and plan.extra_flops > 0
+        assert "loops over time in blocks" in str(plan)
+        for a, b in zip(model.get_weights(), plain.get_weights(), strict=True):
+            assert_close(a, b, 1e-9)
+    assert plan.micro_batch == 1
 
 
 # --- one step at a time -----------------------------------------------------------------------------------------------
@@ -816,10 +858,6 @@ def recomputed_and_truncated() -> None:
     af.LSTM(3, recompute=True, truncate=5)
 
 
-def recomputed_backwards() -> None:
-    af.LSTM(3, recompute=True, go_backwards=True)
-
-
 def other_rows() -> None:
     model = af.Sequential([af.LSTM(2, input_shape=[None, 3])])
     model.step(np.zeros((3, 3)))
@@ -883,7 +921,6 @@ MISTAKES: list[tuple[Callable[[], None], str]] = [
     (start_on_its_cycle, r"the initial state of .* depends on its own cycle"),
     (different_truncation, r"stop gradients together(.|\n)*3, 4"),
     (recomputed_and_truncated, r"recompute and truncate do not go together(.|\n)*recompute=False"),
-    (recomputed_backwards, r"recompute and go_backwards do not go together"),
     (other_rows, r"keeps states for 3 sequences(.|\n)*2 rows(.|\n)*model.reset_states\(\)"),
     (no_states, r"has no states to keep(.|\n)*model.predict"),
     (whole_sequence_in_a_step, r"layer 'peak' cannot run one step at a time, but amax mixes time steps"),

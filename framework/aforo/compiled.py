@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import device as devices
@@ -125,13 +126,16 @@ class Compiled(Network):
             raise InvalidState(explain("the model is not compiled.", fix='model.compile(loss="mse", optimizer="sgd")'))
         return self.optimizer
 
-    def graph(self, kind: str, weighted: bool = False) -> Graph:
-        """The graph of a prediction, an evaluation, or a training step; with a weight for each sample or without."""
+    def graph(self, kind: str, weighted: bool = False, blocks: bool = False) -> Graph:
+        """The graph of a prediction, an evaluation, or a training step; with a weight for each sample or without.
+
+        blocks: loops over time keep their states every √time steps, and compute what is between again.
+        """
         self._follow_changes()
-        key = kind + "+weights" * weighted
+        key = kind + "+weights" * weighted + "+blocks" * blocks
         if key not in self._graphs:
             self.require_built()
-            self._graphs[key] = self._trace(kind, weighted)
+            self._graphs[key] = self._trace(kind, weighted, blocks)
             self._seen_layers = self._signature()
         return self._graphs[key]
 
@@ -148,10 +152,10 @@ class Compiled(Network):
         return (*layers, 0, *(id(weight) for weight in self.trainable_weights))
 
     @uncollected
-    def _trace(self, kind: str, weighted: bool) -> Graph:
+    def _trace(self, kind: str, weighted: bool, blocks: bool) -> Graph:
         is_training = kind in (steps.TRAINING, *steps.PARTS)
         row = (lambda: leaf(self._row)) if kind == steps.NEXT else None
-        context = Context(training=is_training, step=lambda: leaf(self._step), row=row)
+        context = Context(training=is_training, step=lambda: leaf(self._step), row=row, blocks=blocks)
         with tracing(), collecting(context):
             predictions = self.replay([leaf(variable) for variable in self.inputs])
             for y_pred in predictions:
@@ -212,7 +216,9 @@ class Compiled(Network):
             self._follow_changes()
         key = kind + "+weights" * weighted
         try:
-            return self._workspace.program(key, batch, lambda: self._way.graph(self.graph(kind, weighted), kind), whole, time)
+            return self._workspace.program(
+                key, batch, lambda: self._way.graph(partial(self.graph, kind, weighted), kind), whole, time
+            )
         except devices.DeviceFull as error:
             raise self._too_large(error, kind, batch, time, weighted) from None
 

@@ -1,14 +1,15 @@
 """Training within a budget of memory: of the ways to run a step that fit, the one that takes least time.
 
 A batch may run in micro-batches, whose gradients are added up before one update; the forward values that a backward needs may
-be computed again instead of kept; or both. Each way is planned, and its plans say to the byte what it takes.
+be computed again instead of kept, those of loops over time in blocks of √time steps; or both. Each way is planned, and its
+plans say to the byte what it takes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, NoReturn
 
 from .collector import uncollected
@@ -61,7 +62,8 @@ class Choice:
             pieces.append(f"{count} micro-batches of up to {self.micro_batch} rows for each batch of {self.batch_size}")
         if self.recomputed:
             some = ", ".join(self.recomputed[:3]) + f" and {len(self.recomputed) - 3} more" * (len(self.recomputed) > 3)
-            pieces.append(f"activations of {some} computed again for the backward")
+            how = ", loops over time in blocks of √time steps" * self.way.blocks
+            pieces.append(f"activations of {some} computed again for the backward{how}")
         what += "; ".join(pieces) or f"the whole batch of {self.batch_size} rows fits"
         what += f"; planned {bytes_written(self.total_bytes)} ({self.total_bytes:,} B), {self.extra_flops:.1%} extra FLOPs"
         if self.mixing and self.micro_batch < self.batch_size:
@@ -125,18 +127,33 @@ class _Search:
         plain = Way()
         if self.fits(plain):
             return self.choice(plain)
-        found = [way for way in (self.micro_batches(), self.recomputation(0)) if way is not None]
-        counts = -(-self.batch // found[0].rows) if found and found[0].rows else self.batch * 2
-        tried = 0
-        while not self.undivided and (counts := counts // 2) > 1 and tried < 3:
-            way = self.recomputation(self.rows(counts))
-            if way is None:
-                break
-            found.append(way)
-            tried += 1
+        found = [way for blocks in self.blocks for way in self.ways(blocks)]
         if not found:
             self.refuse()
         return self.choice(min(found, key=self.work))
+
+    def ways(self, blocks: bool) -> Iterator[Way]:
+        """Ways that fit, loops over time in blocks or not."""
+        whole = Way(self.batch, blocks=blocks, time=self.data.time)
+        if blocks and self.fits(whole):
+            yield whole
+            return
+        pieces, again = self.micro_batches(whole), self.recomputation(whole)
+        yield from (way for way in (pieces, again) if way is not None)
+        counts = -(-self.batch // pieces.rows) if pieces is not None else self.batch * 2
+        tried = 0
+        while not self.undivided and (counts := counts // 2) > 1 and tried < 3:
+            way = self.recomputation(replace(whole, rows=self.rows(counts)))
+            if way is None:
+                return
+            yield way
+            tried += 1
+
+    @cached_property
+    def blocks(self) -> tuple[bool, ...]:
+        """Whether loops over time may run in blocks, where that is another graph."""
+        plain, other = (self.model.graph(TRAINING, self.weighted, blocks) for blocks in (False, True))
+        return (False,) if len(plain.nodes) == len(other.nodes) else (False, True)
 
     @cached_property
     def undivided(self) -> tuple[str, ...]:
@@ -149,13 +166,13 @@ class _Search:
         """Rows of a micro-batch, when a batch is that many of them."""
         return -(-self.batch // count)
 
-    def micro_batches(self) -> Way | None:
+    def micro_batches(self, whole: Way) -> Way | None:
         """The fewest micro-batches that fit, everything kept."""
         if self.batch == 1 or self.undivided:
             return None
 
         def way(count: int) -> Way:
-            return Way(self.batch, self.rows(count))
+            return replace(whole, rows=self.rows(count))
 
         if self.fits(way(2)):
             return way(2)
@@ -175,15 +192,14 @@ class _Search:
                 guess = (low + high) // 2
         return way(high)
 
-    def recomputation(self, rows: int) -> Way | None:
-        """The most forward values kept that fit, in micro-batches of that many rows (0: none)."""
-        way = Way(self.batch, rows)
-        sizes = sizes_of(rows or self.batch, self.data.time)
-        graph = self.model.graph(NEXT if rows else TRAINING, self.weighted)
+    def recomputation(self, way: Way) -> Way | None:
+        """The most forward values kept that fit, in its micro-batches."""
+        sizes = sizes_of(way.rows or self.batch, self.data.time)
+        graph = self.model.graph(NEXT if way.rows else TRAINING, self.weighted, way.blocks)
         low, high = least_bytes(graph, sizes), kept_bytes(graph, sizes)
 
         def keeping(limit: int) -> Way:
-            return Way(way.batch, way.rows, limit, self.data.time)
+            return replace(way, kept=limit)
 
         if low >= high or not self.fits(keeping(low)):
             return None
@@ -200,13 +216,15 @@ class _Search:
 
     def refuse(self) -> NoReturn:
         pieces = self.batch > 1 and not self.undivided
-        ends = [Way(self.batch, 1)] if pieces else []
-        for rows in (0, 1) if pieces else (0,):
-            kind = NEXT if rows else TRAINING
-            limit = least_bytes(self.model.graph(kind, self.weighted), sizes_of(rows or self.batch, self.data.time))
-            ends.append(Way(self.batch, rows, limit, self.data.time))
+        ends = []
+        for blocks in self.blocks:
+            for rows in (0, 1) if pieces else (0,):
+                graph = self.model.graph(NEXT if rows else TRAINING, self.weighted, blocks)
+                way = Way(self.batch, rows, blocks=blocks, time=self.data.time)
+                ends += [way, replace(way, kept=least_bytes(graph, sizes_of(rows or self.batch, self.data.time)))]
         needed, way = min(((self._owned(way, self.kinds(way)), way) for way in [Way(), *ends]), key=lambda each: each[0])
-        how = ["micro-batches of one row"] * bool(way.rows) + ["activations computed again"] * (way.kept is not None)
+        how = ["micro-batches of one row"] * bool(way.rows)
+        how += ["activations computed again"] * (way.kept is not None) + ["loops over time in blocks"] * way.blocks
         names = " and ".join(map(repr, self.undivided))
         why = f" Micro-batches would train something else: {names} is no mean over the samples of a batch." if names else ""
         raise InvalidValue(
@@ -262,7 +280,7 @@ class _Search:
             way, sizes = Way(), sizes_of(min(way.rows or self.validation, self.validation), self.data.time)
         key = kind, way, sizes["batch"]
         if key not in self._plans:
-            graph = way.graph(self.model.graph(kind, self.weights.get(kind, self.weighted)), kind)
+            graph = way.graph(partial(self.model.graph, kind, self.weights.get(kind, self.weighted)), kind)
             self._plans[key] = make_plan(graph, self.device.profile, sizes)
         return self._plans[key]
 
@@ -284,17 +302,12 @@ class _Search:
 
     def work(self, way: Way) -> int:
         """A measure of time: operations, and what moving bytes and starting instructions takes beside them."""
-        total = self.flops(way)
-        for plan, sizes, times in self.runs(way):
-            nbytes = [value.nbytes(sizes) for value in plan.values]
-            moved = sum(nbytes[operand.value] for step in plan.steps for operand in (*step.reads, *step.writes))
-            total += times * (_BYTE * moved + _LAUNCH * len(plan.steps))
-        return total
+        return self.flops(way) + sum(times * _overhead(plan, sizes) for plan, sizes, times in self.runs(way))
 
     def choice(self, way: Way) -> Choice:
         kind = NEXT if way.rows else TRAINING
         graph = self.model.graph(kind, self.weighted)
-        again = way.graph(graph, kind)
+        again = way.graph(partial(self.model.graph, kind, self.weighted), kind)
         return Choice(
             way=way,
             plans=self.plans(way),
@@ -306,6 +319,18 @@ class _Search:
             total_bytes=self._owned(way, self.kinds(way)),
             mixing=mixing(graph),
         )
+
+
+def _overhead(plan: Plan, sizes: Mapping[str, int]) -> int:
+    """What moving bytes and starting instructions takes, in operations; each step of a loop counts."""
+    nbytes = [value.nbytes(sizes) for value in plan.values]
+    total = 0
+    for step in plan.steps:
+        if step.loop is None:
+            total += _LAUNCH + _BYTE * sum(nbytes[operand.value] for operand in (*step.reads, *step.writes))
+        else:
+            total += int(at(step.loop.length, sizes)) * _overhead(step.loop.plan, sizes)
+    return total
 
 
 def _forward_nodes(graph: Graph) -> dict[str, int]:

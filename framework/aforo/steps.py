@@ -5,7 +5,7 @@ A training step can also run in parts: the graph of a micro-batch adds its gradi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from . import metrics, ops, program
@@ -34,19 +34,22 @@ class Way:
     batch   rows of the largest batch
     rows    rows of a micro-batch; 0: none, a batch is one piece
     kept    bytes that the forward values kept for the backward may take, others being computed again; None: all are kept
+    blocks  loops over time keep their states every √time steps, and compute what is between again
     time    steps of its sequences
     """
 
     batch: int = 0
     rows: int = 0
     kept: int | None = None
+    blocks: bool = False
     time: int = 1
 
-    def graph(self, graph: Graph, kind: str) -> Graph:
-        """The graph of a kind as it runs this way."""
-        if self.kept is None or kind not in (TRAINING, FIRST, NEXT):
-            return graph
-        return recomputed(graph, self.kept, sizes_of(self.rows or self.batch, self.time))
+    def graph(self, traced: Callable[[bool], Graph], kind: str) -> Graph:
+        """The graph of a kind as it runs this way. traced(blocks): as it is traced, its loops over time in blocks or not."""
+        if kind not in (TRAINING, FIRST, NEXT):
+            return traced(False)
+        graph = traced(self.blocks)
+        return graph if self.kept is None else recomputed(graph, self.kept, sizes_of(self.rows or self.batch, self.time))
 
 
 def prediction(names: Sequence[str], predictions: Sequence[Tensor]) -> Graph:

@@ -23,7 +23,8 @@ class Steps:
 
     def __init__(self, length: Size, *, reverse: bool = False, cut: int = 0, recompute: bool = False) -> None:
         outer = current().carrier
-        again = recompute and current().training  # nothing goes back through a prediction
+        # Nothing goes back through a prediction; and where gradients stop is counted from the first step of all.
+        again = (recompute or current().blocks) and current().training and not cut
         self.builder = Builder(length, reverse=reverse, cut=cut, recompute=again) if outer is None else None
         self.carrier: Carrier = self.builder or outer  # type: ignore[assignment]
         self.states: list[Tensor] = []
@@ -61,15 +62,14 @@ class Steps:
         return self.nexts[number] if self._made is None else self._made.last(number)
 
 
-def check_recompute(recompute: bool, truncate: int | None, reverse: bool = False) -> None:
-    """Refuse what does not go together with blocks of steps."""
-    if recompute and (truncate or reverse):
-        other = "truncate" if truncate else "go_backwards"
+def check_recompute(recompute: bool, truncate: int | None) -> None:
+    """Refuse blocks of steps where gradients stop at steps of their own."""
+    if recompute and truncate:
         raise InvalidValue(
             explain(
-                f"recompute and {other} do not go together.",
+                "recompute and truncate do not go together.",
                 expected="one of them",
-                received=f"recompute=True and {other}={truncate or reverse}",
+                received=f"recompute=True and truncate={truncate}",
                 fix="recompute=False",
             )
         )

@@ -134,10 +134,12 @@ class InBlocks:
 
     blocks: Made
     rest: Made
+    reverse: bool
 
     def each(self, output: int) -> Tensor:
         first, rest = self.blocks.each(output), self.rest.each(output)
-        return ops.concatenate([ops.reshape(first, (first.shape[0] * first.shape[1], *first.shape[2:])), rest], 0)
+        whole = ops.reshape(first, (first.shape[0] * first.shape[1], *first.shape[2:]))
+        return ops.concatenate([rest, whole] if self.reverse else [whole, rest], 0)
 
     def last(self, state: int) -> Tensor:
         return self.rest.last(state)
@@ -201,8 +203,12 @@ class Builder:
         if not self.recompute or blocks == 0:
             return run(along, starts, self.length)
         whole: Size = blocks * span
-        outer = Builder(blocks)
-        parts = [ops.reshape(_between(x, 0, whole), (blocks, span, *x.shape[1:])) for x in along]
+        left: Size = self.length - whole
+        (begin, end), (first_left, end_left) = (
+            ((left, self.length), (0, left)) if self.reverse else ((0, whole), (whole, self.length))
+        )
+        outer = Builder(blocks, reverse=self.reverse)
+        parts = [ops.reshape(_between(x, begin, end), (blocks, span, *x.shape[1:])) for x in along]
         states = [outer.carry(start) for start in starts]
         block = run([outer.along(x) for x in parts], states, span)
         for i, state in enumerate(states):
@@ -210,7 +216,8 @@ class Builder:
         first = outer.made([block.each(i) for i in range(len(body.outputs))])
         assert isinstance(first, Made)
         ends = [first.last(i) for i in range(len(states))]
-        return InBlocks(first, run([_between(x, whole, self.length) for x in along], ends, self.length - whole))
+        rest = run([_between(x, first_left, end_left) for x in along], ends, left)
+        return InBlocks(first, rest, self.reverse)
 
 
 def _between(x: Tensor, first: Size, end: Size) -> Tensor:
