@@ -182,8 +182,39 @@ def test_a_cyclic_net_is_diagnosed() -> None:
     assert [each.what for each in broken.diagnose(x, y)] == ["learning rate far too small"]
 
 
-def test_numbers_behind_a_mask_are_refused_with_a_reason() -> None:
-    model = cyclic(masked=True)
-    model.draw(scale="numbers")
-    with pytest.raises(af.Error, match="mask or truncated gradients"):
-        model.explain([data()[0], np.ones((6, STEPS), bool)])
+def held(masked: bool, cut: int | None, start: str | None, inner: bool = False) -> af.Model:
+    af.set_seed(1)
+    x = af.Input([None, 3], dtype="float64")
+    mask = af.Input([None], dtype="bool") if masked else None
+    back = af.Feedback([2], mask=mask, truncate=cut, initial_state=start, dtype="float64")
+    below = af.Concatenate()([x, back])
+    state = af.Dense(2, "tanh")(af.GRU(3, return_sequences=True)(below) if inner else below)
+    back.connect(state)
+    model = af.Model(x if mask is None else [x, mask], af.Dense(1)(state))
+    model.compile(loss="mse", optimizer=af.SGD(1.0))
+    return model
+
+
+@pytest.mark.parametrize("start", [None, "learnt"])
+@pytest.mark.parametrize("cut", [None, 3])
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_numbers_within_a_cycle_are_those_of_training(masked: bool, cut: int | None, start: str | None) -> None:
+    model, rng = held(masked, cut, start), np.random.default_rng(0)
+    model.set_weights([w + 0.1 for w in model.get_weights()])
+    x, y = rng.normal(size=(4, 8, 3)), rng.normal(size=(4, 8, 1))
+    given = [x, rng.random((4, 8)) > 0.4] if masked else x
+    found = model.explain(given, y)
+    assert_close(found["N"].value, model.predict(given), 1e-13)
+    before = model.get_weights()
+    assert model.diagnose(given, y) is not None
+    model.train_on_batch(given, y)
+    slopes = [line.value for line in found if line.phase == "backward" and line.value is not None]
+    for a, b in zip(before, model.get_weights(), strict=True):
+        assert any(each.shape == a.shape and np.allclose(each, a - b, rtol=1e-9, atol=1e-12) for each in slopes), a.shape
+
+
+def test_derivatives_that_would_not_stop_where_their_cycle_does_are_refused() -> None:
+    model, x = held(False, 3, None, inner=True), np.ones((2, 5, 3))
+    assert "h2(t−1)" in str(model.explain()) and model.explain(x)["N"].value is not None
+    with pytest.raises(af.Error, match=r"truncated gradients and recurrent layers(.|\n)*truncate=3"):
+        model.explain(x, np.ones((2, 5, 1)))

@@ -205,21 +205,24 @@ def test_a_loop_in_a_loop() -> None:
     check_gradient(lambda *x: weighted(blocks(*x)), data)
 
 
+@pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("cut", [1, 2, 3, 7])
-def test_truncated_back_propagation_stops_at_every_so_many_steps(cut: int) -> None:
-    """As if the sequence came in pieces of `cut` steps, each starting from a state that is no longer differentiated."""
+def test_truncated_back_propagation_stops_at_every_so_many_steps(cut: int, reverse: bool) -> None:
+    """As if the sequence came in pieces of `cut` steps, each starting from a state that is no longer differentiated.
+
+    What the first piece starts from is."""
     x, kernel, bias, start = leaves(DATA)
-    shown, _ = loop(x, kernel, bias, start, cut=cut)
+    shown, _ = loop(x, kernel, bias, start, cut=cut, reverse=reverse)
     pieces, state = [], start
     for first in range(0, LENGTH, cut):
-        part, state = loop(x[first : first + cut], kernel, bias, state)
+        end = min(first + cut, LENGTH)
+        piece = slice(LENGTH - end, LENGTH - first) if reverse else slice(first, end)
+        part, state = loop(x[piece], kernel, bias, state, reverse=reverse)
         state = ops.stop_gradient(state)
         pieces.append(part)
-    for found, expected in zip(
-        gradient(weighted(shown), [x, kernel, bias]),
-        gradient(weighted(ops.concatenate(pieces, 0)), [x, kernel, bias]),
-        strict=True,
-    ):
+    wanted = [x, kernel, bias, start]
+    whole = ops.concatenate(pieces[::-1] if reverse else pieces, 0)
+    for found, expected in zip(gradient(weighted(shown), wanted), gradient(weighted(whole), wanted), strict=True):
         np.testing.assert_allclose(result(found), result(expected), rtol=1e-10, atol=1e-12)
 
 

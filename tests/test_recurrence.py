@@ -681,6 +681,46 @@ def test_targets_for_each_step_and_for_each_sequence_are_learnt() -> None:
     assert words.evaluate(bits[:, :4], first, return_dict=True)["accuracy"] > 0.99
 
 
+@pytest.mark.parametrize(
+    "first", [lambda: af.Dense(3, "tanh"), lambda: af.Dropout(0.1), af.LayerNormalization, lambda: af.Lambda(af.ops.sin)]
+)
+def test_a_stack_with_a_recurrent_layer_takes_its_data_for_sequences_of_any_length(first: Callable[[], af.Layer]) -> None:
+    x, y = data(6, 9, 4), data(6, 1, seed=1)
+    model = af.Sequential([first(), af.GRU(3), af.Dense(1)])
+    model.compile(loss="mse")
+    model.fit(x, y, verbose=0)
+    together = model.predict(x[:, :5])
+    for t in range(5):
+        one = model.step(x[:, t])
+    assert_close(one, together, 1e-5)
+
+
+def test_a_stack_that_needs_to_know_its_length_has_that_of_its_data() -> None:
+    x, y = data(6, 9, 4), data(6, 1, seed=1)
+    for layers in ([], [af.Dense(3)]):
+        model = af.Sequential([*layers, af.LSTM(2, return_sequences=True), af.Flatten(), af.Dense(1)])
+        model.compile(loss="mse")
+        model.fit(x, y, verbose=0)
+        assert model.input_shape == (None, 9, 4)
+        with pytest.raises(af.Error, match=r"reads sequences of one length(.|\n)*input_shape=\[None, 4\]"):
+            model.step(x[:, 0])
+    table = af.Sequential([af.Dense(8), af.Reshape([4, 2]), af.LSTM(2), af.Dense(1)])
+    table.compile(loss="mse")
+    table.fit(x[:, 0], y, verbose=0)
+    assert table.input_shape == (None, 4)
+
+
+def test_frames_are_flattened_step_by_step() -> None:
+    x = data(6, 5, 4, 2)
+    model = af.Sequential([af.Reshape([None, -1]), af.GRU(3, return_sequences=True)])
+    plain = af.Sequential([model.layers[1]])
+    np.testing.assert_array_equal(model.predict(x), plain.predict(x.reshape(6, 5, 8)))
+    with pytest.raises(af.Error, match=r"cannot put an axis of unknown length(.|\n)*af.Reshape\(\[None, 4 \* 2\]\)"):
+        af.Flatten()(af.Input([None, 4, 2]))
+    with pytest.raises(af.Error, match=r"samples of shape \(4, 2\), 8 values(.|\n)*af.Reshape\(\[None, 8\]\)"):
+        af.Reshape([None, 3])(af.Input([None, 4, 2]))
+
+
 # --- PyTorch's weights ------------------------------------------------------------------------------------------------
 
 
@@ -696,10 +736,29 @@ def test_weights_in_the_layout_of_pytorch_are_put_where_they_belong(kind: Any, g
     assert_close(layer.recurrent_kernel.numpy(), np.concatenate([hh[2 * g : 2 * g + 2] for g in order]).T, 1e-15)
     together = [np.concatenate([b[2 * g : 2 * g + 2] for g in order]) for b in (bih, bhh)]
     assert_close(layer.bias.numpy(), np.stack(together) if gates == 3 else sum(together), 1e-15)
-    with pytest.raises(af.Error, match=rf"these weights do not fit layer '{layer.name}'.*\n.*weight_ih \({gates * 2}, d\)"):
-        layer.load_pytorch(ih[:-1], hh)
     with pytest.raises(af.Error, match="has a bias"):
         layer.load_pytorch(ih, hh)
+    before = layer.kernel.numpy()
+    weights = (-ih, hh, bih, bhh)
+    odd: list[tuple[Any, ...]] = [
+        (ih[:-1],),
+        (ih[:, :2],),
+        (ih[0],),
+        (3.0,),
+        (-ih, hh[:, :1]),
+        (-ih, hh, bih[:1]),
+        (-ih, hh, bih, 0.0),
+    ]
+    for some in odd:
+        with pytest.raises(af.Error, match=rf"these weights do not fit layer '{layer.name}'.*\n.*weight_ih \({gates * 2}, 3\)"):
+            layer.load_pytorch(*some, *weights[len(some) :])
+    with pytest.raises(af.Error, match="weight_hh takes numbers"):
+        layer.load_pytorch(-ih, hh.astype(str), bih, bhh)
+    assert (layer.kernel.numpy() == before).all(), "a part was loaded"
+    fresh = kind(2)
+    with pytest.raises(af.Error, match="do not fit"):
+        fresh.load_pytorch(ih, hh, bih[:1], bhh)
+    assert not fresh.built
 
 
 # --- mistakes ---------------------------------------------------------------------------------------------------------
@@ -854,6 +913,31 @@ def different_truncation() -> None:
     af.Model(x, state)
 
 
+def started_from_rows() -> None:
+    af.Feedback([2], initial_state=np.ones((4, 2)))
+
+
+def masked_by_rows() -> None:
+    af.Feedback([2], mask=np.ones((4, 7), bool))
+
+
+def named_by_a_number() -> None:
+    af.Feedback([2], name=5)  # type: ignore[arg-type]
+
+
+def with_dropout() -> None:
+    af.LSTM(3, dropout=0.1)
+
+
+def with_states_kept() -> None:
+    af.GRU(3, stateful=True)
+
+
+def reset_by_a_number() -> None:
+    model = af.Sequential([af.GRU(2, input_shape=[None, 3])])
+    model.reset_states(3)  # type: ignore[arg-type]
+
+
 def recomputed_and_truncated() -> None:
     af.LSTM(3, recompute=True, truncate=5)
 
@@ -909,7 +993,7 @@ MISTAKES: list[tuple[Callable[[], None], str]] = [
     (two_lengths, r"steps says how long(.|\n)*follows from Input \(batch, time, 3\)"),
     (length_without_time, r"has no time axis(.|\n)*length=10"),
     (time_without_length, r"sequences of any length(.|\n)*length=100"),
-    (wrong_start, r"cannot start from a state of another size(.|\n)*\(3,\) or \(batch, 3\)(.|\n)*\(4,\)"),
+    (wrong_start, r"cannot start from a state of another size(.|\n)*\(3,\) or, (.|\n)*\(batch, 3\)(.|\n)*\(4,\)"),
     (unknown_start, r"cannot start from 'ones'(.|\n)*initial_state=\"learnt\""),
     (wrong_state, r"cannot start from these states(.|\n)*2 of shape \(batch, 4\)(.|\n)*\(batch, 5\)(.|\n)*af.Dense\(4\)"),
     (wrong_mask, r"mask of layer 'lstm' does not fit(.|\n)*\(batch, time\)(.|\n)*\(batch, time, 3\)"),
@@ -920,6 +1004,12 @@ MISTAKES: list[tuple[Callable[[], None], str]] = [
     (short_weights, r"one weight for each sample(.|\n)*\(4,\), or \(4, 6\) for each time step(.|\n)*\(4, 5\)"),
     (start_on_its_cycle, r"the initial state of .* depends on its own cycle"),
     (different_truncation, r"stop gradients together(.|\n)*3, 4"),
+    (started_from_rows, r"cannot start from rows of numbers(.|\n)*initial_state=af.Input\(\[2\]\)"),
+    (masked_by_rows, r"mask of the feedback(.|\n)*does not fit it(.|\n)*af.Input\(\[None\], dtype=\"bool\"\)"),
+    (named_by_a_number, r"name is text(.|\n)*received: 5"),
+    (with_dropout, r"LSTM has no option 'dropout'(.|\n)*fix: af.Dropout"),
+    (with_states_kept, r"GRU has no option 'stateful'(.|\n)*fix: model.step\(x\)"),
+    (reset_by_a_number, r"name is text(.|\n)*received: 3"),
     (recomputed_and_truncated, r"recompute and truncate do not go together(.|\n)*recompute=False"),
     (other_rows, r"keeps states for 3 sequences(.|\n)*2 rows(.|\n)*model.reset_states\(\)"),
     (no_states, r"has no states to keep(.|\n)*model.predict"),

@@ -53,7 +53,8 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that is spelled most like this one."""
     from difflib import get_close_matches  # only an error needs it
 
-    return next(iter(get_close_matches(name.lower(), list(known), n=1, cutoff=0.5)), None)
+    spelled = {each.lower(): each for each in known}
+    return next((spelled[each] for each in get_close_matches(name.lower(), spelled, n=1)), None)
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], *, fix: str | None = None) -> InvalidValue:

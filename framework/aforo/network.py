@@ -13,6 +13,7 @@ from .errors import InvalidState, InvalidValue, explain
 from .graph import BATCH as BATCH_ROLE
 from .graph import Tensor, Variable
 from .layers.layer import Call, Layer, flattened
+from .recurrence import Cycle
 from .settings import whole
 from .specs import TIME, Size, fits, written
 from .topology import Structure, Topology, capture
@@ -94,6 +95,11 @@ class Network(Layer):
     def outputs(self) -> list[Tensor]:
         """The symbolic outputs: their shapes and dtypes are those of predictions."""
         return list(self._topology.outputs)
+
+    @property
+    def cycles(self) -> list[Cycle]:
+        """What of it depends on itself, through feedback edges."""
+        return self._topology.cycles
 
     def replay(self, values: Sequence[Tensor], steps: Size = TIME) -> list[Tensor]:
         """The outputs for other inputs."""

@@ -67,7 +67,8 @@ class Step:
     function    how it is written over an arrow
     links       how units hang together: "dense" (through a kernel), "each" (one to one), "join" (one to one, one input after
                 the other), "mixed" (all with all)
-    late        whether what it gives is what it was given one time step ago; `start` is what that was at first, if not zeros
+    late        whether what it gives is what it was given one time step ago; `start` is what that was at first, if not zeros,
+                and `mask` says when it moves on, if not always
     """
 
     name: str
@@ -83,6 +84,7 @@ class Step:
     late: bool = False
     feedback: Feedback | None = None
     start: Tensor | None = None
+    mask: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -185,9 +187,9 @@ class _Builder:
             place, given = self.where[id(x)], x.variable.name
             name = f"{self.values[source].name}(t−1)" if given == "Feedback" else given
             self.values[place] = replace(self.values[place], name=name)
-            start = None if x.initial_state is None else self.current(x.initial_state)
-            step = Step(name, "Feedback", "one step late", (source,), (place,), EACH, late=True, feedback=x, start=start)
-            self.steps.append(step)
+            start, mask = (None if given is None else self.current(given) for given in (x.initial_state, x.mask))
+            late = {"late": True, "feedback": x, "start": start, "mask": mask}
+            self.steps.append(Step(name, "Feedback", "one step late", (source,), (place,), EACH, **late))  # type: ignore[arg-type]
 
     def letter(self, layer: Layer, inputs: tuple[int, ...]) -> str:
         if id(layer) in self.numbers:

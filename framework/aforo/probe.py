@@ -15,6 +15,8 @@ from .errors import InvalidState, explain
 from .gradient import gradient
 from .graph import BATCH, LOSS, STATE, Graph, Tensor, Variable, ancestors, leaf, merge, tracing, within
 from .layers.context import Context, collecting
+from .layers.layer import Call
+from .network import Network
 from .outline import Outline, Step, outline
 from .program import Workspace
 from .specs import FLOATS, at, sizes_of
@@ -30,8 +32,9 @@ Array = np.ndarray[Any, Any]
 class Late:
     """A value that is another one a time step ago: `leaf` where it is read, `source` where it is made.
 
-    slope: a leaf for the derivative that comes back from the next step. start: what the value is at the first step; first: a
-    leaf for the derivative that comes back to that.
+    slope: a leaf for the derivative that comes back from later steps. start: what the value is at the first step; first: a
+    leaf for the derivative that comes back to that. mask: where it is false, the value stays as it is. cut: derivatives stop at
+    every so many steps, 0: never; those within recurrent layers of the cycle too, if it holds any.
     """
 
     leaf: Tensor
@@ -39,6 +42,31 @@ class Late:
     slope: Tensor
     start: Tensor | None
     first: Tensor
+    mask: Tensor | None
+    cut: int
+    holds_loops: bool
+
+    def shifted(self, source: Array, start: Any, mask: Array | None) -> Array:
+        """What is read at every step."""
+        value = np.zeros_like(source)
+        value[:, 0] = start
+        for t in range(1, source.shape[1]):
+            value[:, t] = source[:, t - 1]
+            if mask is not None:
+                value[~mask[:, t - 1], t] = value[~mask[:, t - 1], t - 1]
+        return value
+
+    def returned(self, slope: Array, mask: Array | None) -> tuple[Array, Array]:
+        """The derivatives by what is made at every step and by the start, from those by what is read."""
+        made = np.zeros_like(slope)
+        later = np.zeros_like(slope[:, 0])  # by the value after this step
+        for t in range(slope.shape[1] - 1, -1, -1):
+            moves = True if mask is None else mask[:, t].reshape(-1, *[1] * (later.ndim - 1))
+            made[:, t] = np.where(moves, later, 0.0)
+            later = slope[:, t] + np.where(moves, 0.0, later)
+            if t and self.cut and t % self.cut == 0:
+                later = np.zeros_like(later)
+        return made, later
 
 
 @dataclass(frozen=True)
@@ -75,12 +103,14 @@ class Probe:
         """The numbers of these values for the data, as one batch."""
         leaves = [x for each in self.late for x in (each.slope, each.first)]
         backward = {id(x) for x in leaves} & {id(node) for node in ancestors(wanted.values())}
-        slopes = self.derivatives([each.leaf for each in self.late]) if backward else {}
+        slopes = {}
+        if backward:
+            self._check_cuts()
+            slopes = self.derivatives([each.leaf for each in self.late])
         outputs = dict(wanted)
         for i, each in enumerate(self.late):
             outputs[f"late source {i}"] = each.source
-            if each.start is not None:
-                outputs[f"late start {i}"] = each.start
+            outputs |= {f"late {what} {i}": x for what, x in (("start", each.start), ("mask", each.mask)) if x is not None}
             if id(each.leaf) in slopes:
                 outputs[f"late slope {i}"] = slopes[id(each.leaf)]
         graph = merge(Graph(outputs, {}))
@@ -103,20 +133,28 @@ class Probe:
                 return {name: found[name] for name in wanted}
             fed |= now
 
+    def _check_cuts(self) -> None:
+        """Each layer is traced over whole sequences here, and would not stop its own derivatives where its cycle does."""
+        for each in self.late:
+            if each.cut and each.holds_loops:
+                raise InvalidState(
+                    explain(
+                        "the derivatives inside a cycle with truncated gradients and recurrent layers cannot be shown.",
+                        expected="a cycle without truncate, or of layers without states",
+                        received=f"truncate={each.cut} at {each.leaf.place.site}",
+                        fix="the same model without truncate, and model.set_weights(…)",
+                    )
+                )
+
     def _shifted(self, found: Mapping[str, Array]) -> dict[Variable, Array]:
         """Values one step later and derivatives one step earlier. Each round is right for one step more than the last."""
         moved: dict[Variable, Array] = {}
         for i, each in enumerate(self.late):
-            source = found[f"late source {i}"]
-            value = np.zeros_like(source)
-            value[:, 1:] = source[:, :-1]
-            value[:, 0] = found.get(f"late start {i}", 0.0)
-            moved[each.leaf.variable] = value
+            mask = found.get(f"late mask {i}")
+            moved[each.leaf.variable] = each.shifted(found[f"late source {i}"], found.get(f"late start {i}", 0.0), mask)
             if f"late slope {i}" in found:
-                slope = np.zeros_like(source)
-                slope[:, :-1] = found[f"late slope {i}"][:, 1:]
-                moved[each.slope.variable] = slope
-                moved[each.first.variable] = found[f"late slope {i}"][:, 0]
+                slope, first = each.returned(found[f"late slope {i}"], mask)
+                moved |= {each.slope.variable: slope, each.first.variable: first}
         return moved
 
 
@@ -139,7 +177,7 @@ def probe(model: Model, training: bool, split: bool = True, inside: bool = False
                 error = part if error is None else error + part
             targets.append(y_true)
             losses.append(loss)
-        late = [_late(found, step) for step in found.steps if step.late]
+        late = [_late(model, found, step) for step in found.steps if step.late]
         if error is not None:
             with within(layer="loss", phase=LOSS):
                 for penalty in context.penalties:
@@ -147,21 +185,19 @@ def probe(model: Model, training: bool, split: bool = True, inside: bool = False
     return Probe(model, found, tuple(targets), tuple(losses), tuple(context.penalties), error, tuple(late))
 
 
-def _late(found: Outline, step: Step) -> Late:
+def _late(model: Model, found: Outline, step: Step) -> Late:
     (made,), (read,) = step.inputs, step.outputs
     source, inside = found.values[made].tensor, found.values[read].tensor
     assert source is not None and inside is not None and step.feedback is not None
-    if step.feedback.mask is not None or step.feedback.truncate:
-        raise InvalidState(
-            explain(
-                f"the numbers inside a cycle with a mask or truncated gradients cannot be shown: {step.feedback}.",
-                expected="a feedback without mask and truncate",
-                fix="the same model without them, and model.set_weights(…)",
-            )
-        )
+    networks = [each for each in (model, *model.all_sublayers()) if isinstance(each, Network)]
+    (cycle,) = (each for network in networks for each in network.cycles if any(x is step.feedback for x in each.feedbacks))
+    inside_of = [
+        each for record in cycle.records if isinstance(record, Call) for each in (record.layer, *record.layer.all_sublayers())
+    ]
+    holds_loops = any(each.any_length for each in inside_of)
     slope = leaf(Variable("slope", source.shape, source.dtype, BATCH, owner="late"))
     first = leaf(Variable("first", (source.shape[0], *source.shape[2:]), source.dtype, BATCH, owner="late"))
-    return Late(inside, source, slope, step.start, first)
+    return Late(inside, source, slope, step.start, first, step.mask, cycle.cut(), holds_loops)
 
 
 def first_rows(data: Batches, rows: int) -> Batches:

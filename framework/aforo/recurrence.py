@@ -22,7 +22,7 @@ from .layers.recur import Steps, check_recompute, chosen
 from .loop import placeholder
 from .mixing import check_steps
 from .ops.elementwise import as_tensor
-from .settings import flag, whole
+from .settings import flag, title, whole
 from .specs import BATCH, TIME, Shape, Size, as_dtype, as_shape, fits, replaced, written
 
 
@@ -50,8 +50,9 @@ class Start(Layer):
 class Feedback(Tensor):
     """A value one time step ago: (batch, time, *shape). `connect` says which; at the first step it is `initial_state`.
 
-    initial_state   zeros unless given: a tensor or an array of shape (batch, *shape) or `shape`; "learnt": a weight
-    mask            (batch, time), bool: where it is false, the value stays as it is
+    initial_state   zeros unless given: an array of `shape`, or what a model computes or reads, (batch, *shape) or `shape`;
+                    "learnt": a weight
+    mask            (batch, time), bool, an input or what is computed from one: where it is false, the value stays as it is
     truncate        gradients stop at every so many steps (truncated back-propagation); None: never
     recompute       training keeps the states of the cycle every √time steps, and computes what is between again
     """
@@ -70,7 +71,7 @@ class Feedback(Tensor):
         name: str | None = None,
     ) -> None:
         sizes, kind = as_shape(shape, "the shape of a Feedback"), as_dtype(dtype)
-        variable = Variable(name or "Feedback", (BATCH, TIME, *sizes), kind, BATCH_ROLE, owner="feedback")
+        variable = Variable(title(name) or "Feedback", (BATCH, TIME, *sizes), kind, BATCH_ROLE, owner="feedback")
         place = Place(site=user_line())
         super().__init__(PRIMITIVES["variable"], (), {"variable": variable}, variable.shape, kind, place)
         self.connected: Tensor | None = None
@@ -84,7 +85,7 @@ class Feedback(Tensor):
         if mask is None:
             return None
         given = as_tensor(mask)
-        if given.dtype != "bool" or not fits(given.shape, (BATCH, TIME)):
+        if given.dtype != "bool" or not fits(given.shape, (BATCH, TIME)) or given.shape[0] != BATCH:
             raise InvalidValue(
                 explain(
                     f"the mask of {self} does not fit it.",
@@ -109,13 +110,16 @@ class Feedback(Tensor):
                 )
             return Start(sizes, self.dtype).call() if start == "learnt" else None
         given = as_tensor(start, self.dtype)
-        if given.shape != sizes and not fits(given.shape, (BATCH, *sizes)):
+        if given.shape != sizes and (not fits(given.shape, (BATCH, *sizes)) or given.shape[0] != BATCH):
+            by_row = fits(given.shape, (BATCH, *sizes))
             raise InvalidValue(
                 explain(
-                    f"{self} cannot start from a state of another size.",
-                    expected=f"shape {written(sizes)} or {written((BATCH, *sizes))}",
+                    f"{self} cannot start from {'rows of numbers' if by_row else 'a state of another size'}.",
+                    expected=f"shape {written(sizes)} or, of a value that comes with each batch, {written((BATCH, *sizes))}",
                     received=written(given.shape),
-                    fix=f"af.Dense({sizes[-1]})(state) gives it the right size",
+                    fix=f"initial_state=af.Input({[*sizes]})"
+                    if by_row
+                    else f"af.Dense({sizes[-1]})(state) gives it the right size",
                 )
             )
         return given

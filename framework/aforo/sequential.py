@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from .errors import InvalidState, InvalidType, InvalidValue, explain, unknown_name
@@ -11,6 +12,7 @@ from .graph import Tensor, Variable, leaf, tracing
 from .layers.config import checked
 from .layers.layer import Call, Layer, revertible
 from .model import Model
+from .recurrence import Cycle
 from .specs import BATCH, FLOATS, TIME, Shape, Size, as_dtype, as_sample, written
 from .topology import Structure
 
@@ -80,6 +82,10 @@ class Sequential(Model):
     def outputs(self) -> list[Tensor]:
         self.require_built()
         return [self._stages[-1]]
+
+    @property
+    def cycles(self) -> list[Cycle]:
+        return []
 
     def add(self, layer: Any) -> None:
         """Put a layer on top. If the sizes are known, they are checked here."""
@@ -228,7 +234,13 @@ class Sequential(Model):
                         fix="print(len(x)) where x is made: a filter may have dropped every row",
                     )
                 )
-            self.build((None, None, *array.shape[2:]) if self._stack and self._stack[0].any_length else array.shape)
+            layers = [each for layer in self._stack for each in (layer, *layer.all_sublayers())]
+            is_sequence = array.ndim > 2 or any(layer.reads_sequences for layer in self._stack[:1])
+            if is_sequence and any(each.any_length for each in layers):
+                with suppress(InvalidValue):  # a layer that needs to know the length: then that of these data
+                    self.build((None, None, *array.shape[2:]))
+                    return
+            self.build(array.shape)
 
     def replay(self, values: Sequence[Tensor], steps: Size = TIME) -> list[Tensor]:
         (x,) = values

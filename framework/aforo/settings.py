@@ -55,8 +55,17 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
+def title(value: Any) -> str | None:
+    """A name, or None for one that follows from what is named."""
+    if value is not None and (not isinstance(value, str) or not value):
+        raise InvalidType(
+            explain("name is text.", expected='e.g. "hidden"', received=repr(value), fix=f'name="{value or "hidden"}"')
+        )
+    return value
+
+
 def refuse_options(owner: object, unknown: Mapping[str, Any]) -> None:
-    """Raise for options that no constructor of the owner's classes takes."""
+    """Raise for options that no constructor of the owner's classes takes. `owner.instead` says what does what some would do."""
     if not unknown:
         return
     parameters = [
@@ -68,11 +77,12 @@ def refuse_options(owner: object, unknown: Mapping[str, Any]) -> None:
     known = list(dict.fromkeys(p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)))
     name, value = next(iter(unknown.items()))
     near = nearest(name, known)
+    instead = getattr(owner, "instead", {}).get(name) or (f"{near}={value!r}" if near else f"leave {name} out")
     raise InvalidType(
         explain(
             f"{type(owner).__name__} has no option {name!r}.",
             expected=", ".join(known),
             received=f"{name}={value!r}",
-            fix=f"{near}={value!r}" if near else f"leave {name} out",
+            fix=instead,
         )
     )

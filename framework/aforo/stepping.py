@@ -15,6 +15,7 @@ from .layers.context import Context, collecting
 from .loop import placeholder
 from .mixing import check_steps
 from .recurrence import Whole
+from .settings import title
 from .specs import TIME, at, replaced, varies, written
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Kept:
 
 def trace(model: Compiled) -> tuple[list[Variable], Graph]:
     """The slots of one step of each input, and the graph of a step."""
+    _check_length(model)
     _check(model)
     slots = [Variable(x.name, replaced(x.shape, {"time": 1}), x.dtype, BATCH_ROLE, owner="batch") for x in model.inputs]
     kept = Kept(model.states)
@@ -68,6 +70,21 @@ def trace(model: Compiled) -> tuple[list[Variable], Graph]:
         )
     graph = steps.prediction(model.output_names, predictions)
     return slots, Graph(graph.outputs, kept.updates)
+
+
+def _check_length(model: Compiled) -> None:
+    """Refuse sequences of one length only."""
+    recurrent = any(each.any_length for layer in model.layers for each in (layer, *layer.all_sublayers()))
+    if recurrent and model.steps is None and not any(TIME in x.shape for x in model.inputs):
+        sizes = model.inputs[0].shape[1:]
+        raise InvalidState(
+            explain(
+                f"model {model.name!r} reads sequences of one length, so it cannot run one step at a time.",
+                expected="a time axis of any length",
+                received=f"samples of shape {written(sizes)}",
+                fix=f"input_shape={[None, *sizes[1:]]} in the first layer, or af.Input({[None, *sizes[1:]]})",
+            )
+        )
 
 
 def _check(model: Compiled) -> None:
@@ -158,6 +175,7 @@ def reset(model: Model, name: str | None) -> None:
     from . import device as devices
 
     with model.lock:
+        name = title(name)
         if name is not None and name not in model.states:
             if not model.states:
                 model.step_graph()  # names follow from the first step

@@ -41,7 +41,8 @@ class Explanation:
 
     ⊙ multiplies elementwise, · is the matrix product, ᵀ transposes; Σ sums over the rows, Σⱼ along a row, Σᵢⱼ over all.
     In a cyclic net `previous` is a value one time step ago, zeros (or what follows) at the first step, and `next` what comes
-    back from the step after. GRU′(δW1, g) is the derivative of a GRU by W1, applied to g.
+    back from the step after: `previous(h, start, mask)` stays as it is where the mask is false; `next(δ, mask, 3)` comes back
+    over such steps, but not over every third one (truncate=3). GRU′(δW1, g) is the derivative of a GRU by W1, applied to g.
     """
 
     def __init__(self, title: str, lines: tuple[Formula, ...], as_latex: bool) -> None:

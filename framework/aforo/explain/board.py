@@ -114,8 +114,10 @@ class Board:
                 assert late.tensor is not None
                 self._name(late.tensor, late.name)
                 parts = [e.name(source.name)]
-                if step.start is not None:
-                    parts.append(self.writer.write(step.start))
+                if step.start is not None or step.mask is not None:
+                    parts.append(e.name("0") if step.start is None else self.writer.write(step.start))
+                if step.mask is not None:
+                    parts.append(self.writer.write(step.mask))
                 line = Line(FORWARD, late.name, e.call("previous", *parts), late.tensor.shape, late.tensor)
                 self.lines.append(line)
 
@@ -163,9 +165,11 @@ class Board:
         self._start()
         for each in self.probe.late:
             later = e.name(f"δE/δ{self.named[id(each.leaf)]}")
-            self._send(each.source, e.call("next", later))
+            how = [self.writer.write(each.mask)] if each.mask is not None else []
+            how += [e.name(str(each.cut))] if each.cut else []
+            self._send(each.source, e.call("next", later, *how))
             if each.start is not None:
-                self._send(each.start, e.summed("Σ", e.call("first", later)))
+                self._send(each.start, e.summed("Σ", e.call("first", later, *how)))
         linear = {
             self.outline.values[step.outputs[0]].name: step.weights[0][0].removeprefix("W")
             for step in self.outline.steps

@@ -18,7 +18,7 @@ from ..graph.tensor import is_tracing, now
 from ..ops.elementwise import as_tensor
 from ..parameter import Parameter
 from ..random import Stream, new_stream
-from ..settings import refuse_options
+from ..settings import refuse_options, title
 from ..specs import FLOATS, Dim, Shape, as_sample, as_shape, written
 from .config import checked, plain, recorded
 from .context import Context, collecting, current
@@ -54,14 +54,17 @@ class Layer:
     """Whether `input_shape` may begin with None: a time axis, of any length."""
 
     any_length: ClassVar[bool] = False
-    """Whether it does, when it is the first layer of a stack and only data say the shape."""
+    """Whether what a stack with it is given is taken for a sequence of any length, when only data say the shape."""
+
+    instead: ClassVar[Mapping[str, str]] = {}
+    """What does what options of other frameworks would do."""
 
     changes = 0
     """Counts changes of layers that models may hold, anywhere: they look at it to know when to look at their own layers."""
 
     def __init__(self, *, name: str | None = None, input_shape: Any = None, trainable: bool = True, **unknown: Any) -> None:
         refuse_options(self, unknown)
-        self.given_name = name
+        self.given_name = title(name)
         self.is_named = name is not None  # by its user, or by the first model it was put into
         self._name = name or re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", type(self).__name__).lower()
         as_given = as_sample if self.reads_sequences else as_shape
@@ -101,7 +104,7 @@ class Layer:
 
     @name.setter
     def name(self, name: str) -> None:
-        self._name = name
+        self._name = title(name) or self._name
         for weight in self._own:
             weight.variable.owner = name
 

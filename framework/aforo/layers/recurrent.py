@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,7 +15,7 @@ from ..settings import flag, whole
 from ..specs import written
 from .activation import Function, get
 from .context import current
-from .layer import Layer
+from .layer import Layer, revertible
 from .recur import Step, check_recompute, recur
 
 
@@ -33,6 +33,12 @@ class Recurrent(Layer):
     """
 
     reads_sequences = any_length = True
+    instead: ClassVar[Mapping[str, str]] = {
+        "dropout": "af.Dropout(rate) on what the layer reads",
+        "recurrent_dropout": "af.Dropout(rate) on what the layer reads",
+        "stateful": "model.step(x), which keeps the states from call to call",
+        "unroll": "leave unroll out: a loop is planned once, whatever its length",
+    }
     gates: ClassVar[int] = 1
     states: ClassVar[int] = 1
     pytorch_order: ClassVar[tuple[int, ...]] = (0,)
@@ -197,19 +203,10 @@ class Recurrent(Layer):
     def load_pytorch(self, weight_ih: Any, weight_hh: Any, bias_ih: Any = None, bias_hh: Any = None) -> None:
         """Take the weights of PyTorch's layer of the same kind: weight_ih_l0, weight_hh_l0, bias_ih_l0, bias_hh_l0.
 
-        Theirs are (gates · units, d): each is transposed, and the gates are put in this layer's order.
+        Arrays, or PyTorch's own parameters. Theirs are (gates · units, d): each is transposed, and the gates are put in this
+        layer's order. Nothing changes unless all of them fit.
         """
-        kernel, recurrent = np.asarray(weight_ih).T, np.asarray(weight_hh).T
         width = self.gates * self.units
-        if recurrent.shape != (self.units, width) or kernel.ndim != 2 or kernel.shape[1] != width:
-            raise InvalidValue(
-                explain(
-                    f"these weights do not fit layer {self.name!r}.",
-                    expected=f"weight_ih ({width}, d) and weight_hh ({width}, {self.units})",
-                    received=f"{kernel.shape[::-1]} and {recurrent.shape[::-1]}",
-                    fix=f"af.{type(self).__name__}({recurrent.shape[0]})",
-                )
-            )
         if (bias_ih is None) != (bias_hh is None) or (bias_ih is None) == self.use_bias:
             raise InvalidValue(
                 explain(
@@ -218,17 +215,44 @@ class Recurrent(Layer):
                     fix=f"use_bias={not self.use_bias}",
                 )
             )
+        given = {"weight_ih": _numbers(weight_ih, "weight_ih"), "weight_hh": _numbers(weight_hh, "weight_hh")}
+        features = self.kernel.shape[0] if self.built else given["weight_ih"].shape[-1] if given["weight_ih"].ndim else 1
+        shapes: dict[str, tuple[Any, ...]] = {"weight_ih": (width, features), "weight_hh": (width, self.units)}
+        if self.use_bias:
+            given |= {"bias_ih": _numbers(bias_ih, "bias_ih"), "bias_hh": _numbers(bias_hh, "bias_hh")}
+            shapes |= {"bias_ih": (width,), "bias_hh": (width,)}
+        if any(array.shape != shapes[name] for name, array in given.items()):
+            units = given["weight_hh"].shape[-1] if given["weight_hh"].ndim else self.units
+            raise InvalidValue(
+                explain(
+                    f"these weights do not fit layer {self.name!r}.",
+                    expected=", ".join(f"{name} {written(shape)}" for name, shape in shapes.items()),
+                    received=", ".join(f"{name} {written(array.shape)}" for name, array in given.items()),
+                    fix=f"a new af.{type(self).__name__}({units})",
+                )
+            )
         if not self.built:
-            self.build((None, None, kernel.shape[0]))
-            self.built = True
+            with revertible(self):
+                self.build((None, None, given["weight_ih"].shape[1]))
+                self.built = True
         order = np.concatenate([np.arange(self.units) + gate * self.units for gate in self.pytorch_order])
-        self.kernel.assign(kernel[:, order])
-        self.recurrent_kernel.assign(recurrent[:, order])
+        taken = {name: array[order] for name, array in given.items()}
+        self.kernel.assign(taken["weight_ih"].T)
+        self.recurrent_kernel.assign(taken["weight_hh"].T)
         if self.bias is not None:
-            self.bias.assign(self._bias_from(np.asarray(bias_ih)[order], np.asarray(bias_hh)[order]))
+            self.bias.assign(self._bias_from(taken["bias_ih"], taken["bias_hh"]))
 
     def _bias_from(self, bias_ih: Any, bias_hh: Any) -> Any:
         return bias_ih + bias_hh
+
+
+def _numbers(values: Any, name: str) -> np.ndarray[Any, Any]:
+    """An array of numbers, also from a tensor of PyTorch that is trained or lies on a GPU."""
+    given = values.detach().cpu() if hasattr(values, "detach") else values
+    array = np.asarray(given)
+    if array.dtype.kind not in "fiub":
+        raise InvalidType(explain(f"{name} takes numbers.", received=f"an array of {array.dtype}", fix=f"lstm.{name}_l0"))
+    return array
 
 
 def _as_mask(mask: Any, layer: Layer) -> Tensor:

@@ -10,7 +10,7 @@ from .. import ops
 from ..errors import InvalidType, InvalidValue, explain
 from ..graph import Tensor
 from ..ops.elementwise import broadcast_shapes
-from ..specs import Dim, as_shape, written
+from ..specs import Dim, Shape, as_sample, written
 from .layer import Layer
 
 
@@ -20,32 +20,27 @@ class Flatten(Layer):
     takes = "one"
 
     def forward(self, x: Tensor) -> Tensor:
-        sizes = x.shape[1:]
-        if any(isinstance(size, Dim) for size in sizes):
-            raise InvalidValue(
-                explain(
-                    f"layer {self.name!r} cannot flatten an axis of unknown length.",
-                    expected="sizes known before the data",
-                    received=written(x.shape),
-                    fix="af.Input([length, d]) instead of af.Input([None, d])",
-                )
-            )
-        return ops.reshape(x, (x.shape[0], prod(int(size) for size in sizes)))
+        return ops.reshape(x, (x.shape[0], _values(self, x, x.shape[1:])))
 
 
 class Reshape(Layer):
-    """(batch, …) to (batch, *target_shape). One size may be -1: it follows from the others."""
+    """(batch, …) to (batch, *target_shape). One size may be -1: it follows from the others.
+
+    Where target_shape begins with None, the time axis stays: (batch, time, …) to (batch, time, *target_shape[1:]).
+    """
 
     takes = "one"
 
-    def __init__(self, target_shape: Sequence[int], **options: Any) -> None:
+    def __init__(self, target_shape: Sequence[int | None], **options: Any) -> None:
         super().__init__(**options)
         self.target_shape = tuple(target_shape)
-        as_shape([size for size in self.target_shape if size != -1], "target_shape")
+        as_sample([size for size in self.target_shape if size != -1], "target_shape")
 
     def forward(self, x: Tensor) -> Tensor:
-        sizes = list(self.target_shape)
-        values = prod(int(size) for size in x.shape[1:])
+        kept = x.shape[: 1 + (self.target_shape[:1] == (None,))]
+        given = x.shape[len(kept) :]
+        wanted = [size for size in self.target_shape if size is not None]
+        sizes, values = [*wanted], _values(self, x, given)
         if sizes.count(-1) == 1:
             known = -prod(sizes)
             sizes[sizes.index(-1)] = values // known if known and values % known == 0 else 0
@@ -53,12 +48,29 @@ class Reshape(Layer):
             raise InvalidValue(
                 explain(
                     f"layer {self.name!r} cannot reshape what it is given.",
-                    expected=f"samples of {abs(prod(self.target_shape))} values for target_shape {self.target_shape}",
-                    received=f"samples of shape {written(x.shape[1:])}, {values} values",
-                    fix=f"af.Reshape([{values}])",
+                    expected=f"samples of {abs(prod(wanted))} values for target_shape {self.target_shape}",
+                    received=f"samples of shape {written(given)}, {values} values",
+                    fix=f"af.Reshape([{'None, ' * (len(kept) - 1)}{values}])",
                 )
             )
-        return ops.reshape(x, (x.shape[0], *sizes))
+        return ops.reshape(x, (*kept, *sizes))
+
+
+def _values(layer: Layer, x: Tensor, sizes: Shape) -> int:
+    """How many values there are in axes of known length."""
+    if any(isinstance(size, Dim) for size in sizes):
+        frames = isinstance(x.shape[1], Dim) and x.ndim > 3 and not any(isinstance(size, Dim) for size in x.shape[2:])
+        raise InvalidValue(
+            explain(
+                f"layer {layer.name!r} cannot put an axis of unknown length together with others.",
+                expected="sizes known before the data",
+                received=written(x.shape),
+                fix=f"af.Reshape([None, {written(x.shape[2:])[1:-1].replace(', ', ' * ')}]), for each time step"
+                if frames
+                else "af.Input([length, d]) instead of af.Input([None, d])",
+            )
+        )
+    return prod(int(size) for size in sizes)
 
 
 class Concatenate(Layer):

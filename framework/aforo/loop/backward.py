@@ -39,7 +39,7 @@ def gradient_of(loop: Tensor, parts: Sequence[tuple[Tensor, Tensor]]) -> list[Te
     sequences, along = list(arriving.values()), list(given.values())
     if cut:
         sequences.append(placeholder((), "bool", "kept"))
-        along.append(_kept(length, cut))
+        along.append(_kept(length, cut, loop.attributes["reverse"]))
     nexts = []
     for i, g in carried.items():
         before = by_state[i]
@@ -77,10 +77,12 @@ def _zeros(like: Tensor) -> Tensor:
     return ops.broadcast_to(constant(0.0, like.dtype), like.shape)
 
 
-def _kept(length: Size, cut: int) -> Tensor:
-    """False at steps 0, cut, 2 · cut, …: shape (length,), bool."""
+def _kept(length: Size, cut: int, reverse: bool) -> Tensor:
+    """False at steps cut, 2 · cut, …, in the order in which they run: shape (length,), bool."""
     here = ops.cast(ops.iota(length, "int64"), "float64")
-    block, before = ops.floor((here + 0.5) * (1.0 / cut)), ops.floor((here - 0.5) * (1.0 / cut))
+    if reverse:
+        here = constant(1.0, "float64", times=length) - 1.0 - here
+    block, before = ops.floor((here + 0.5) * (1.0 / cut)), ops.floor(ops.maximum(here - 0.5, 0.0) * (1.0 / cut))
     return ops.logical_not(block > before)
 
 

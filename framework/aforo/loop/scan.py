@@ -148,8 +148,9 @@ class InBlocks:
 class Builder:
     """Makes a loop: what is computed from `along` and `carry` is its body.
 
-    length: the number of steps. reverse: from the last step to the first. cut: no gradient passes from step t to step t − 1
-    where t is a multiple of it; 0: it always passes. recompute: keep the states every √length steps for the way back, and
+    length: the number of steps. reverse: from the last step to the first. cut: no gradient passes to the step before after so
+    many steps, counted from the one that runs first; what a state starts with gets that of the first ones. 0: it always passes.
+    recompute: keep the states every √length steps for the way back, and
     compute what is between again.
     """
 
