@@ -15,6 +15,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import aforo as af
+from aforo.io.archive import read
 
 Array = np.ndarray[Any, Any]
 
@@ -526,7 +527,7 @@ def test_a_weight_of_a_layer_outside_the_net_is_refused(tmp_path: Path) -> None:
         af.Model(x, x @ outside.kernel).save(tmp_path / "model.aforo")
 
 
-def test_recurrent_layers_are_layers_and_a_cycle_is_refused(tmp_path: Path) -> None:
+def test_recurrent_layers_are_layers(tmp_path: Path) -> None:
     af.set_seed(6)
     x = af.Input([None, 3])
     model = af.Model(x, af.Dense(2)(af.GRU(3)(af.LSTM(4, return_sequences=True)(x))))
@@ -538,11 +539,53 @@ def test_recurrent_layers_are_layers_and_a_cycle_is_refused(tmp_path: Path) -> N
         each.save(tmp_path / "model.aforo")
         again = af.load_model(tmp_path / "model.aforo")
         assert np.array_equal(again.predict(series), each.predict(series))
-    back = af.Feedback([5])
+
+
+def _crossing() -> tuple[af.Model, Any]:
+    """Two edges that cross, one with a mask and a learnt start, one with a start that an input gives; a layer between."""
+    x, mask, start = af.Input([None, 3]), af.Input([None], dtype="bool"), af.Input([4])
+    far = af.Feedback([2], initial_state="learnt", mask=mask, name="far")
+    near = af.Feedback([4], initial_state=af.Dense(4)(start) * 0.5)
+    h = af.Dense(4, activation="tanh")(af.Concatenate()([x, far, near]))
+    near.connect(h)
+    y = af.Dense(2, activation="sigmoid")(af.GRU(3, return_sequences=True)(h) + af.ops.mean(near, -1, keepdims=True))
+    far.connect(y)
+    series = RNG.normal(size=(6, 5, 3))
+    return af.Model([x, mask, start], af.Dense(2)(y)), [series, RNG.random((6, 5)) > 0.3, RNG.normal(size=(6, 4))]
+
+
+def _truncated() -> tuple[af.Model, Any]:
+    x = af.Input([None, 3])
+    back = af.Feedback([5], initial_state=np.full(5, 0.5), truncate=2)
     state = af.Dense(5, activation="tanh")(af.Concatenate()([x, back]))
     back.connect(state)
-    with pytest.raises(af.Error, match=r"cannot be saved whole: .* is neither an input(.|\n)*a net without af.Feedback"):
-        af.Model(x, af.Dense(2)(state)).save(tmp_path / "model.aforo")
-    cyclic = [af.Model(x, state) for _ in range(2)]
-    cyclic[0].save_weights(tmp_path / "w.safetensors")
-    cyclic[1].load_weights(tmp_path / "w.safetensors")
+    return af.Model(x, af.Dense(2)(state)), RNG.normal(size=(6, 5, 3))
+
+
+def _driven_by_nothing() -> tuple[af.Model, Any]:
+    """A cycle that no input drives, within a model that is a layer of another one; recomputed."""
+    x = af.Input([3])
+    back = af.Feedback([3], initial_state=x, recompute=True)
+    state = af.Dense(3, activation="tanh")(back)
+    back.connect(state)
+    inner = af.Model(x, state, steps=5)
+    outside = af.Input([3])
+    return af.Model(outside, af.Dense(2)(inner(outside))), RNG.normal(size=(6, 3))
+
+
+@pytest.mark.parametrize("make", [_crossing, _truncated, _driven_by_nothing])
+def test_a_cyclic_net_goes_on_as_if_it_had_not_stopped(make: Any, tmp_path: Path) -> None:
+    af.set_seed(6)
+    model, x = make()
+    y = RNG.normal(size=(6, 5, 2))
+    model.compile("mse", af.Adam(0.01))
+    model.fit(x, y, epochs=1, seed=1, verbose=0)
+    model.save(tmp_path / "model.aforo")
+    again = af.load_model(tmp_path / "model.aforo")
+    for each in (model, again):
+        each.fit(x, y, epochs=2, initial_epoch=1, seed=1, verbose=0)
+    assert same(again, model)
+    assert np.array_equal(again.predict(x), model.predict(x))
+    again.save(tmp_path / "again.aforo")
+    model.save(tmp_path / "model.aforo")
+    assert read(str(tmp_path / "again.aforo")).config == read(str(tmp_path / "model.aforo")).config

@@ -29,8 +29,6 @@ from .specs import BATCH, TIME, Shape, Size, as_dtype, as_shape, fits, replaced,
 class Start(Layer):
     """A state to start from that is learnt: one weight, the same for every sample."""
 
-    remembers = False
-
     def __init__(self, shape: Shape, dtype: str, **options: Any) -> None:
         super().__init__(**options)
         self.dtype = dtype

@@ -22,6 +22,7 @@ from ..losses import Loss
 from ..metrics import Metric
 from ..model import Model
 from ..optimizers import Optimizer
+from ..recurrence import Feedback, Record, turn
 from ..schedules import Schedule
 from ..sequential import Sequential
 from ..specs import Dim
@@ -173,6 +174,7 @@ class Writer:
 
     def _functional(self, model: Model) -> dict[str, Any]:
         inputs, records = model.records()
+        feedbacks = [feedback for cycle in model.cycles for feedback in cycle.feedbacks]
         places: dict[int, Any] = {id(x): {"input": i} for i, x in enumerate(inputs)}
         described: list[dict[str, Any]] = []
         called: list[Layer] = []
@@ -182,24 +184,40 @@ class Writer:
                 places[id(x)] = self._leaf(x, model, called)
             return _At(places[id(x)])
 
-        for number, record in enumerate(records):
+        for number, record in enumerate(sorted([*records, *feedbacks], key=_made)):
+            if isinstance(record, Feedback):
+                options = {
+                    "shape": list(record.shape[2:]),
+                    "dtype": record.dtype,
+                    "name": record.variable.name,
+                    "truncate": record.truncate or None,
+                    "recompute": record.recompute,
+                    **{
+                        what: place(x)
+                        for what, x in (("initial_state", record.initial_state), ("mask", record.mask))
+                        if x is not None
+                    },
+                }
+                described.append({"feedback": self.value(options, record.variable.name)})
+                places[id(record)] = {"record": [number, 0]}
+                continue
             if isinstance(record, Call):
                 given = [self.value(mapped(x, place), record.layer.name) for x in record.inputs]
                 described.append({"call": self.layer(record.layer), "inputs": given})
                 called.append(record.layer)
                 places.update({id(x): {"record": [number, k]} for k, x in enumerate(record.outputs)})
                 continue
-            if not record.inputs:
-                raise _cycle(model, record)
             entry = {"op": record.op, "inputs": [place(x) for x in record.inputs], "attributes": record.attributes}
             if record.spelling is not None:
                 entry["spelling"] = [record.spelling.name, [place(x) for x in record.spelling.inputs]]
             described.append({key: self.value(each, f"{model.name}.{record.op}") for key, each in entry.items()})
             places[id(record)] = {"record": [number, 0]}
         forms = [mapped(form, place) for form in model.given_as(inputs, model.outputs)]
+        closed = [[place(feedback), place(feedback.connected)] for feedback in feedbacks if feedback.connected is not None]
         return {
             "name": model.name,
             "steps": model.steps,
+            "connections": self.value(closed, model.name),
             "inputs": [self._input(x.variable) for x in inputs],
             "records": described,
             "forms": [self.value(form, model.name) for form in forms],
@@ -209,8 +227,7 @@ class Writer:
         """A weight, a constant or an array in an expression between layers."""
         if x.op == "constant":
             return {"constant": self.value(x.attributes, "constant")}
-        if x.op != "variable" or x.symbolic:
-            raise _cycle(model, x)
+        assert x.op == "variable" and not x.symbolic
         variable = x.variable.origin or x.variable
         for layer in called:
             for number, weight in enumerate(layer.weights):
@@ -228,6 +245,13 @@ class Writer:
         return self._array(read(variable))
 
 
+def _made(record: Record | Feedback) -> tuple[float, bool]:
+    """When it was made; a feedback, after what it starts from, also if that was made for it."""
+    if not isinstance(record, Feedback):
+        return turn(record), False
+    return max(x.serial for x in (record, record.initial_state, record.mask) if x is not None), True
+
+
 def parts(layer: Layer) -> list[Layer]:
     """A layer and the layers in it; the layers of a model are described apart."""
     return [layer] if isinstance(layer, Model) else list({id(each): each for each in (layer, *layer.all_sublayers())}.values())
@@ -243,17 +267,6 @@ def _options(cls: type) -> list[str]:
             if not any(p.kind is p.VAR_KEYWORD for p in takes):
                 break
     return list(found)
-
-
-def _cycle(model: Model, x: Tensor) -> InvalidType:
-    return InvalidType(
-        explain(
-            f"model {model.name!r} cannot be saved whole: {x!r} is neither an input, nor a weight, nor computed from them.",
-            expected="a net without af.Feedback",
-            received=repr(x),
-            fix="model.save_weights(path), and load_weights in a model made by the same code",
-        )
-    )
 
 
 def kind_of(thing: Any) -> str:

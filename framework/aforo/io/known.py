@@ -9,6 +9,7 @@ from .. import initializers, layers, losses, metrics, ops, optimizers, regulariz
 from ..layers import activation
 from ..layers.layer import Layer
 from ..optimizers import Optimizer
+from ..recurrence import Start
 from ..schedules import Schedule
 
 _REGULARIZERS: dict[str, type] = {each.__name__: each for each in (regularizers.L1, regularizers.L2, regularizers.L1L2)}
@@ -19,7 +20,8 @@ def _classes(module: Any, base: type) -> dict[str, type]:
 
 
 CLASSES: dict[str, type] = {
-    **_classes(layers, Layer), **_classes(optimizers, Optimizer), **_classes(schedules, Schedule), **_REGULARIZERS,
+    **_classes(layers, Layer), "Start": Start, **_classes(optimizers, Optimizer), **_classes(schedules, Schedule),
+    **_REGULARIZERS,
 }  # fmt: skip
 
 _TABLES: dict[str, Mapping[str, Any]] = {

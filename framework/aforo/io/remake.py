@@ -11,6 +11,7 @@ from ..evaluate import tensor
 from ..graph import Spelling, Tensor, apply
 from ..layers.layer import Layer, flattened
 from ..model import Model
+from ..recurrence import Feedback, Start
 from ..sequential import Sequential
 from ..specs import Dim
 from ..topology import Input
@@ -133,15 +134,21 @@ class Reader:
             return Sequential([*inputs, *map(self.layer, net["stack"])], name=net["name"], dtype=dtype)  # type: ignore[list-item]
         at: dict[str, Any] = {"inputs": inputs, "records": []}
         for record in net["records"]:
+            if "feedback" in record:
+                at["records"].append([Feedback(**self.value(record["feedback"], at))])
+                continue
             given = self.value(record["inputs"], at)
             if "call" in record:
-                at["records"].append(flattened(self.layer(record["call"])(*given)))
+                layer = self.layer(record["call"])
+                at["records"].append(flattened(layer.call() if isinstance(layer, Start) else layer(*given)))
                 continue
             made = apply(record["op"], *given, **self.value(record["attributes"], at))
             if "spelling" in record:
                 name, written = self.value(record["spelling"], at)
                 made.spelling = Spelling(name, tuple(written))
             at["records"].append([made])
+        for feedback, value in self.value(net.get("connections", []), at):
+            feedback.connect(value)
         return Model(*(self.value(form, at) for form in net["forms"]), steps=net["steps"], name=net["name"])
 
     def _tensor(self, place: Mapping[str, Any], at: Mapping[str, Any]) -> Tensor:
