@@ -570,6 +570,20 @@ def test_kernels_whose_libraries_were_tidied_away_are_made_again(monkeypatch, tm
             library.unlink()
 
 
+@needs_compiler
+def test_a_folder_that_cannot_keep_kernels_is_an_error_that_says_so(monkeypatch, tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    monkeypatch.setenv("AFORO_KERNELS", str(file / "kernels"))
+    monkeypatch.setattr(aforo_backends, "_created", {})
+    model = network()
+    with pytest.raises(
+        af.Error, match=r"kernels cannot be kept in .*file/kernels(.|\n)*set AFORO_KERNELS to a folder"
+    ) as error:
+        model.to("simulated")
+    assert model.device == "cpu" and "model is still where it was" in str(error.value)
+
+
 def test_arrays_of_dtypes_that_nobody_has_are_refused():
     with pytest.raises(ValueError, match="does not let itself be taken over"):
         af.from_dlpack(np.array([1.0], ">f4"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,10 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from nets import assert_close
 from safetensors.numpy import load_file, save_file
 
 import aforo as af
 from aforo.io.archive import read
+from aforo_backends import simulated
 
 Array = np.ndarray[Any, Any]
 
@@ -589,3 +593,48 @@ def test_a_cyclic_net_goes_on_as_if_it_had_not_stopped(make: Any, tmp_path: Path
     again.save(tmp_path / "again.aforo")
     model.save(tmp_path / "model.aforo")
     assert read(str(tmp_path / "again.aforo")).config == read(str(tmp_path / "model.aforo")).config
+
+
+# --- copies -----------------------------------------------------------------------------------------------------------
+
+
+def double(x: Any) -> Any:
+    return 2.0 * af.ops.tanh(x)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize("device", ["cpu", "simulated"])
+def test_a_copy_of_a_model_goes_on_by_itself(copied: Any, device: str) -> None:
+    if device == "simulated" and simulated.compiler() is None:
+        pytest.skip("the simulated device needs a C++ compiler")
+    af.set_seed(3)
+    model = af.Sequential([af.Dense(5, double, input_shape=[6]), af.Dropout(0.2), af.Dense(2)]).to(device)
+    model.compile("mse", af.Adam(0.01))
+    model.fit(X, Y, epochs=2, seed=1, verbose=0)
+    again = copied(model)
+    assert again.device == model.device and np.array_equal(again.predict(X), model.predict(X))
+    before = model.get_weights()
+    again.fit(X, Y, epochs=3, initial_epoch=2, seed=1, verbose=0)
+    for a, b in zip(model.get_weights(), before, strict=True):
+        assert np.array_equal(a, b), "the copy trains the original"
+    model.fit(X, Y, epochs=3, initial_epoch=2, seed=1, verbose=0)
+    assert same(again, model)
+
+
+@pytest.mark.parametrize("device", ["cpu", "simulated"])
+def test_copies_of_layers_and_tensors_have_memory_of_their_own(device: str) -> None:
+    if device == "simulated" and simulated.compiler() is None:
+        pytest.skip("the simulated device needs a C++ compiler")
+    model = af.Sequential([af.Dense(3, input_shape=[6])]).to(device)
+    expected = model.predict(X)
+    held = af.memory.allocated(device)
+    layer = copy.deepcopy(model.layers[0])
+    assert af.memory.allocated(device) > held
+    other = af.Sequential([layer]).to(device)
+    layer.bias.assign(np.ones(3))
+    assert_close(other.predict(X), expected + 1, 1e-6)
+    assert np.array_equal(model.predict(X), expected)
+    t = af.tensor([1.0, 2.0]).to(device)
+    again = copy.deepcopy(t)
+    t.assign([5.0, 6.0])
+    assert again.device == device and list(again.numpy()) == [1.0, 2.0]

@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Iterator
 from importlib.metadata import distributions
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,7 @@ class Recorder(simulated.SimulatedDriver):
 
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
-    made = Recorder()
+    made = Recorder(Path())  # where it keeps nothing
     monkeypatch.setitem(aforo_backends._created, "simulated:0", CudaBackend(made, simulated.PROFILE))
     yield made
 

@@ -136,7 +136,22 @@ def create(index: int = 0) -> Backend:
             "none of g++, clang++ and c++",
             "install one, e.g. apt-get install g++",
         )
-    return CudaBackend(SimulatedDriver(), PROFILE)
+    return CudaBackend(SimulatedDriver(_folder()), PROFILE)
+
+
+def _folder() -> Path:
+    """Where compiled kernels are kept, for this process and later ones. They are code: nobody else may have put them there."""
+    folder = Path(os.environ.get("AFORO_KERNELS") or Path(tempfile.gettempdir()) / f"aforo-kernels-{os.getuid()}")
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = None if os.access(folder, os.W_OK | os.X_OK) else "it cannot be written"
+        if folder.stat().st_uid != os.getuid():
+            found = "it belongs to another user"
+    except OSError as error:
+        found = str(error)
+    if found is not None:
+        raise Unavailable(f"compiled kernels cannot be kept in {folder}", found, "set AFORO_KERNELS to a folder of your own")
+    return folder
 
 
 class Block:
@@ -218,7 +233,7 @@ class SimulatedDriver:
     """`limit`: the bytes it has. Counters: kernels (runs of a kernel), launches (kernels and graphs that were launched),
     captures, and bytes that came from the host."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
         self.lock = RLock()
         self.limit: int | None = None
         self.held = 0
@@ -235,7 +250,7 @@ class SimulatedDriver:
         self._kernels: dict[str, Kernel] = {}
         self._waiting: list[Kernel] = []
         self._libraries: dict[str, ctypes.CDLL] = {}
-        self._folder = Path(os.environ.get("AFORO_KERNELS") or Path(tempfile.gettempdir()) / f"aforo-kernels-{os.getuid()}")
+        self._folder = folder
 
     def _forbid_in_capture(self, what: str) -> None:
         if self.captured is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from aforo_backends.contract import Backend, Profile, Storage, View
 
 from .errors import InvalidState, InvalidType, InvalidValue, explain, unknown_name
 from .graph import Variable
-from .specs import DTYPES, Layout, Shape, at, value_bytes, written
+from .specs import DTYPES, Dim, Layout, Shape, at, value_bytes, written
 
 Array = np.ndarray[Any, Any]
 
@@ -47,6 +48,9 @@ class Device:
 
     def __repr__(self) -> str:
         return self.name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return device, (self.name,)  # there is one of each
 
 
 _devices: dict[str, Device] = {}
@@ -195,6 +199,28 @@ def read(variable: Variable) -> Array:
         return values
     assert variable.initial is not None
     return np.array(np.broadcast_to(variable.initial(), variable.shape), variable.dtype)  # type: ignore[arg-type]
+
+
+_KEPT = ("name", "shape", "dtype", "role", "initial", "owner", "trainable", "trained", "source", "origin", "limit")
+
+
+def _reduced(variable: Variable) -> tuple[Any, ...]:
+    """For copy and pickle: what it is, and its value by way of the host, if it has one of its own."""
+    holds = variable.storage is not None and not any(isinstance(size, Dim) for size in variable.shape)
+    return _again, ({name: getattr(variable, name) for name in _KEPT}, read(variable) if holds else None, variable.device)
+
+
+def _again(kept: dict[str, Any], values: Array | None, home: Device | None) -> Variable:
+    variable = Variable(kept["name"], kept["shape"], kept["dtype"], kept["role"])
+    for name, value in kept.items():
+        setattr(variable, name, value)
+    variable.device = home
+    if values is not None:
+        write(variable, values, home or CPU)
+    return variable
+
+
+copyreg.pickle(Variable, _reduced)
 
 
 def check_values(variable: Variable, values: Any) -> Array:

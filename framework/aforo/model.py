@@ -251,6 +251,12 @@ class Model(Compiled):
 
         save_model(self, path)
 
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """For copy.deepcopy and pickle: what `save` writes, the functions and classes of your own, and the device."""
+        from .io import packed, unpacked
+
+        return unpacked, (*packed(self), self.device, self.tf32)
+
     def save_weights(self, path: str | PathLike[str]) -> None:
         """Write the weights to a safetensors file."""
         from .io import save_weights

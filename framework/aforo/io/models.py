@@ -101,6 +101,12 @@ def _listed(names: list[str]) -> str:
 
 def save_model(model: Model, path: Any) -> None:
     name = path_of(path, 'model.save("model.aforo")')
+    config, arrays, _ = packed(model)
+    write(name, config, arrays)
+
+
+def packed(model: Model) -> tuple[dict[str, Any], dict[str, Array], dict[str, Any]]:
+    """A whole model as data: its configuration, its arrays, and the user's own functions and classes by name."""
     with model.lock:
         if not model.built and model.weights:
             raise InvalidState(
@@ -127,7 +133,13 @@ def save_model(model: Model, path: Any) -> None:
             "training": training,
             "epochs_trained": model.epochs_trained,
         }
-        write(name, config, {**weights, **slots, **writer.arrays})
+        return config, {**weights, **slots, **writer.arrays}, writer.custom
+
+
+def unpacked(config: dict[str, Any], arrays: dict[str, Array], custom: dict[str, Any], device: str, tf32: bool) -> Model:
+    """The model that was `packed`, on a device."""
+    model = _loaded(Archive(f"a copy of {config['layers'][config['model']]['net']['name']}", config, arrays), custom)
+    return model.to(device, tf32=tf32) if tf32 else model.to(device)
 
 
 def _training(model: Model, writer: Writer) -> dict[str, Any]:
