@@ -45,7 +45,7 @@ class Recorder(simulated.SimulatedDriver):
     """Notes what it is asked to compile, and compiles nothing."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(Path())  # where it keeps nothing
         self.sources: dict[str, str] = {}
 
     def function(self, launch: Launch) -> Any:
@@ -55,7 +55,7 @@ class Recorder(simulated.SimulatedDriver):
 
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recorder]:
-    made = Recorder(Path())  # where it keeps nothing
+    made = Recorder()
     monkeypatch.setitem(aforo_backends._created, "simulated:0", CudaBackend(made, simulated.PROFILE))
     yield made
 
