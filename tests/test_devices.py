@@ -360,6 +360,13 @@ def test_without_room_the_error_says_what_is_planned_what_is_free_and_the_larges
     with pytest.raises(RuntimeError, match="no room"):
         model.train_on_batch(x[: largest + 1], y[: largest + 1])
     model.train_on_batch(x[:largest], y[:largest])
+    generous = model.memory(400, rows=400).total_bytes - 4096
+    with pytest.raises(RuntimeError, match=r"no room for what the memory_budget allows") as caught:
+        model.fit(x[:400], y[:400], batch_size=400, verbose=0, memory_budget=generous)
+    budget = int(str(caught.value).rpartition("memory_budget=")[2])
+    del caught
+    gc.collect()
+    model.fit(x[:400], y[:400], batch_size=400, verbose=0, memory_budget=budget)
     monkeypatch.setattr(driver(), "limit", 0)
     with pytest.raises(RuntimeError, match=r"simulated has no room for 4,000 bytes(.|\n)*0 bytes that are free"):
         af.tensor(np.zeros(1000), device="simulated")

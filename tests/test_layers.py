@@ -800,6 +800,13 @@ def test_the_sizes_of_a_layer_with_layers_inside_count_every_weight_once() -> No
 # --- configurations ---------------------------------------------------------------------------------------------------
 
 
+def test_a_lambda_made_from_its_configuration_has_its_function() -> None:
+    for function in (af.ops.relu, lambda x: x * 2.0):
+        layer = af.Lambda(function, name="own")
+        again = af.Lambda.from_config(layer.get_config())
+        assert again.name == "own" and again.function is function
+
+
 @pytest.mark.parametrize("name", [name for name in CASES if not name.startswith(("Lambda", "Custom", "a layer"))])
 def test_a_layer_made_from_its_configuration_computes_the_same(name: str) -> None:
     case = CASES[name]

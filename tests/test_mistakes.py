@@ -454,6 +454,15 @@ def test_a_mistake_in_the_first_data_leaves_a_new_model_as_good_as_new(mistake: 
     assert_same_bits(careless.get_weights(), careful.get_weights())
 
 
+# --- models with a forward of their own -------------------------------------------------------------------------------
+
+
+def test_a_model_does_not_take_a_forward_that_nothing_would_run() -> None:
+    for base in (af.Model, af.Sequential):
+        with pytest.raises(af.Error, match=r"Twice has a forward of its own(.|\n)*fix: class Twice\(af.Layer\)"):
+            type("Twice", (base,), {"forward": lambda self, x: x})
+
+
 # --- no gradient ------------------------------------------------------------------------------------------------------
 
 

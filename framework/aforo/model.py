@@ -162,12 +162,21 @@ class Model(Compiled):
     def _too_large(self, error: devices.DeviceFull, kind: str, batch: int, time: int, weighted: bool) -> devices.DeviceFull:
         """The error for a batch that the device has no room for, with the largest one that it has room for."""
         free = self.backend.free()
-        if free is None or kind in steps.PARTS:
+        if free is None:
             return error
         from .memory.inverse import max_batch_size
 
         own = [each for each in self.graph(kind, weighted).variables if each.storage is not None]
         room = free + self._workspace.held_bytes + sum(each.storage.nbytes for each in own)
+        if self.way != steps.Way() and kind in (steps.TRAINING, *steps.PARTS):
+            return devices.DeviceFull(
+                explain(
+                    f"{self.device} has no room for what the memory_budget allows. Weights and optimizer are as they were.",
+                    expected="as many bytes as the budget allows",
+                    received=f"room for {room:,} bytes, what the model holds already included",
+                    fix=f"memory_budget={room}",
+                )
+            )
         length = time if any(TIME in x.shape for x in self.inputs) else None
         planned = self.memory(batch, length=length, programs=[kind], weighted=weighted).total_bytes
         try:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from . import device as devices
-from .errors import InvalidState, InvalidValue, explain
+from .errors import InvalidState, InvalidType, InvalidValue, explain
 from .graph import BATCH as BATCH_ROLE
 from .graph import Tensor, Variable
 from .layers.layer import Call, Layer, flattened
@@ -25,6 +25,18 @@ class Network(Layer):
     """Layers between inputs and outputs, and their weights: what a model is, before it is trained."""
 
     remembers = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "forward" in vars(cls):
+            raise InvalidType(
+                explain(
+                    f"{cls.__name__} has a forward of its own, but a model's is that of its layers.",
+                    expected="a class derived from af.Layer, for a forward that is written",
+                    received=f"class {cls.__name__}({cls.__base__.__name__ if cls.__base__ else ''})",
+                    fix=f"class {cls.__name__}(af.Layer), and af.Sequential([{cls.__name__}(…)]) to train it",
+                )
+            )
 
     def __init__(self, inputs: Any, outputs: Any, *, steps: int | None = None, name: str | None = None) -> None:
         super().__init__(name=name)

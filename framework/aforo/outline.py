@@ -224,7 +224,7 @@ class _Builder:
     def entered(self, call: Call) -> bool:
         """The steps of a model within the model, if they are wanted and it has no cycles."""
         model = call.layer
-        if not self.inside or not isinstance(model, Network) or type(model).forward is not Network.forward:
+        if not self.inside or not isinstance(model, Network):
             return False
         sources, records = model.records()
         given = model.given_parts(call.inputs[0])

@@ -123,5 +123,9 @@ class Lambda(Layer):
             )
         self.function = function
 
+    def get_config(self) -> dict[str, Any]:
+        """As of any layer; the function is there itself, no text stands for it."""
+        return {**super().get_config(), "function": self.function}
+
     def forward(self, x: Any) -> Any:
         return self.function(x)
