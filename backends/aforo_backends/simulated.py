@@ -8,11 +8,6 @@ faults of alignment, or speed.
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
@@ -25,105 +20,12 @@ import numpy as np
 from .contract import Backend, OutOfMemory, Unavailable, round_up
 from .cuda import CudaBackend, profile
 from .driver import Call, HostArray, Matrix, Product, in_turn
+from .hosted import HostKernels, Kernel, NotMade, compiler, kept
 from .source import Launch
 
 PROFILE = profile("simulated")
 INDEXED = True
 DEVICES = 2
-
-# What all kernels share: where in the grid they are, and the threads of a block. A kernel that waits for its block runs as
-# fibres, in turn, from barrier to barrier; they are made once, and change places without a system call.
-_RUNTIME = r"""
-#include <setjmp.h>
-#include <ucontext.h>
-struct dim { unsigned int x; };
-extern "C" {
-dim blockIdx, threadIdx, blockDim, gridDim;
-static ucontext_t beginning, fibre;
-static jmp_buf scheduler, fibres[1024];
-static bool finished[1024];
-static char stacks[1024][65536];
-static volatile int running, made, waiting;
-static void (*kernel)();
-void __syncthreads() {
-    if (!_setjmp(fibres[running])) _longjmp(scheduler, 1);
-    threadIdx.x = running;
-}
-static void live() {
-    for (;;) {
-        kernel();
-        finished[running] = true;
-        if (!_setjmp(fibres[running])) _longjmp(scheduler, 1);
-    }
-}
-void run_block(void (*body)(), int threads) {
-    kernel = body;
-    for (int t = 0; t < threads; t++) finished[t] = false;
-    do {
-        waiting = 0;
-        for (running = 0; running < threads; running = running + 1) if (!finished[running]) {
-            threadIdx.x = running;
-            if (!_setjmp(scheduler)) {
-                if (running < made) _longjmp(fibres[running], 1);
-                made = running + 1;
-                getcontext(&fibre);
-                fibre.uc_stack.ss_sp = stacks[running];
-                fibre.uc_stack.ss_size = sizeof stacks[running];
-                fibre.uc_link = &beginning;
-                makecontext(&fibre, live, 0);
-                swapcontext(&beginning, &fibre);
-            }
-            if (!finished[running]) waiting = 1;
-        }
-    } while (waiting);
-}
-}
-"""
-# What CUDA gives a kernel. No header is read: that is most of the time a small compilation takes.
-_SHIM = r"""
-struct dim { unsigned int x; };
-extern "C" {
-extern dim blockIdx, threadIdx, blockDim, gridDim;
-void __syncthreads();
-void run_block(void (*body)(), int threads);
-}
-#define __global__
-#define __shared__ static
-static inline float __int_as_float(int i) { float f; __builtin_memcpy(&f, &i, 4); return f; }
-static inline double __longlong_as_double(long long i) { double d; __builtin_memcpy(&d, &i, 8); return d; }
-static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
-    return (unsigned long long)(((unsigned __int128)a * b) >> 64);
-}
-static inline float pow(float a, float b) { return __builtin_powf(a, b); }
-static inline double pow(double a, double b) { return __builtin_pow(a, b); }
-""" + "".join(
-    f"static inline float {name}(float a) {{ return __builtin_{name}f(a); }}\n"
-    f"static inline double {name}(double a) {{ return __builtin_{name}(a); }}\n"
-    for name in ("exp", "log", "log1p", "sqrt", "tanh", "erf", "sin", "cos", "tan", "fabs", "floor")
-)
-_FIBRES = """
-namespace at_{key} {{
-static {arguments_struct}
-static void body() {{ {name}({uses}); }}
-extern "C" void enter_{key}(unsigned int blocks, unsigned int threads{parameters}) {{
-    {stores}
-    gridDim.x = blocks; blockDim.x = threads;
-    for (blockIdx.x = 0; blockIdx.x < blocks; blockIdx.x++) run_block(body, threads);
-}}
-}}
-"""
-_LOOP = """
-extern "C" void enter_{key}(unsigned int blocks, unsigned int threads{parameters}) {{
-    gridDim.x = blocks; blockDim.x = threads;
-    for (blockIdx.x = 0; blockIdx.x < blocks; blockIdx.x++)
-        for (threadIdx.x = 0; threadIdx.x < threads; threadIdx.x++) {name}({uses});
-}}
-"""
-
-
-def compiler() -> str | None:
-    """The system's C++ compiler."""
-    return shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
 
 
 def create(index: int = 0) -> Backend:
@@ -136,22 +38,7 @@ def create(index: int = 0) -> Backend:
             "none of g++, clang++ and c++",
             "install one, e.g. apt-get install g++",
         )
-    return CudaBackend(SimulatedDriver(_folder()), PROFILE)
-
-
-def _folder() -> Path:
-    """Where compiled kernels are kept, for this process and later ones. They are code: nobody else may have put them there."""
-    folder = Path(os.environ.get("AFORO_KERNELS") or Path(tempfile.gettempdir()) / f"aforo-kernels-{os.getuid()}")
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = None if os.access(folder, os.W_OK | os.X_OK) else "it cannot be written"
-        if folder.stat().st_uid != os.getuid():
-            found = "it belongs to another user"
-    except OSError as error:
-        found = str(error)
-    if found is not None:
-        raise Unavailable(f"compiled kernels cannot be kept in {folder}", found, "set AFORO_KERNELS to a folder of your own")
-    return folder
+    return CudaBackend(SimulatedDriver(kept()), PROFILE)
 
 
 class Block:
@@ -178,36 +65,6 @@ class Block:
             self._driver.synchronize()
         with self._driver.lock:
             self._driver.held -= self.nbytes
-
-
-class Kernel:
-    """A kernel, and its entry once it is compiled."""
-
-    def __init__(self, launch: Launch) -> None:
-        self.launch = launch
-        self.key = hashlib.blake2b((_RUNTIME + _SHIM + _FIBRES + _LOOP + launch.source).encode(), digest_size=16).hexdigest()
-        self.entry: Any = None
-
-    def text(self) -> str:
-        """The kernel as it is, and a function that runs it for every thread of every block."""
-        source = self.launch.source
-        declared = [part.strip() for part in source.split("(", 1)[1].split(")", 1)[0].split(",")]
-        names = [part.split()[-1].lstrip("*") for part in declared]
-        parts = {"key": self.key, "name": self.launch.name, "parameters": "".join(f", {part}" for part in declared)}
-        if "__syncthreads" not in source:
-            return source + _LOOP.format(**parts, uses=", ".join(names))
-        return source + _FIBRES.format(
-            **parts,
-            arguments_struct=f"struct {{ {' '.join(f'{part};' for part in declared)} }} given;",
-            stores=" ".join(f"given.{name} = {name};" for name in names),
-            uses=", ".join(f"given.{name}" for name in names),
-        )
-
-    def bind(self, library: ctypes.CDLL) -> None:
-        self.entry = getattr(library, f"enter_{self.key}")
-        pointers, numbers = len(self.launch.operands), len(self.launch.numbers)
-        self.entry.argtypes = [ctypes.c_uint] * 2 + [ctypes.c_void_p] * pointers + [ctypes.c_longlong] * numbers
-        self.entry.restype = None
 
 
 class Happening:
@@ -247,10 +104,7 @@ class SimulatedDriver:
         self._random = Random(0)
         self.captured: list[Call] | None = None
         self.kept: list[Any] = []  # memory that nobody holds, until what is queued has run
-        self._kernels: dict[str, Kernel] = {}
-        self._waiting: list[Kernel] = []
-        self._libraries: dict[str, ctypes.CDLL] = {}
-        self._folder = folder
+        self._kernels = HostKernels(folder)
 
     def _forbid_in_capture(self, what: str) -> None:
         if self.captured is not None:
@@ -321,55 +175,7 @@ class SimulatedDriver:
 
     def function(self, launch: Launch) -> Kernel:
         self._forbid_in_capture("a compilation")
-        if launch.source not in self._kernels:
-            self._kernels[launch.source] = Kernel(launch)
-            self._waiting.append(self._kernels[launch.source])
-        return self._kernels[launch.source]
-
-    def _library(self, source: str) -> str:
-        """The file of the library that a source makes, compiled unless an earlier process did."""
-        name = hashlib.blake2b(source.encode(), digest_size=16).hexdigest() + ".so"
-        if not (self._folder / name).exists():
-            with tempfile.TemporaryDirectory(dir=self._folder) as folder:
-                text, made = Path(folder) / "kernels.cpp", Path(folder) / "kernels.so"
-                text.write_text(source)
-                options = ["-O1", "-w", "-fPIC", "-shared", "-ffp-contract=off", "-U_FORTIFY_SOURCE"]
-                done = subprocess.run([str(compiler()), *options, "-o", str(made), str(text)], capture_output=True, text=True)
-                if done.returncode:
-                    raise RuntimeError(f"kernels do not compile:\n{done.stderr}")
-                made.replace(self._folder / name)
-        return name
-
-    def _is_made(self, kernel: Kernel) -> bool:
-        """Whether an earlier process compiled it, and nobody has tidied that away."""
-        note = self._folder / kernel.key
-        return note.exists() and (self._folder / note.read_text()).exists()
-
-    def _compile(self) -> None:
-        """Compile the kernels that wait for it, all in one go; those of earlier processes are found by their source."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        if not self._libraries:
-            name = self._library(_RUNTIME)
-            self._libraries[name] = ctypes.CDLL(str(self._folder / name), mode=ctypes.RTLD_GLOBAL)
-        waiting, self._waiting = self._waiting, []
-        new = [kernel for kernel in waiting if not self._is_made(kernel)]
-        if new:
-            try:
-                library = self._library(_SHIM + "".join(kernel.text() for kernel in new))
-            except RuntimeError:
-                for kernel in waiting:
-                    self._kernels.pop(kernel.launch.source, None)
-                self.queue = [call for call in self.queue if getattr(call, "kernel", None) not in waiting]
-                raise
-            for kernel in new:  # one after the other, whole: other processes look for them meanwhile
-                note = self._folder / f"{kernel.key}.{os.getpid()}"
-                note.write_text(library)
-                note.replace(self._folder / kernel.key)
-        for kernel in waiting:
-            library = (self._folder / kernel.key).read_text()
-            if library not in self._libraries:
-                self._libraries[library] = ctypes.CDLL(str(self._folder / library))
-            kernel.bind(self._libraries[library])
+        return self._kernels.of(launch)
 
     def launch(self, function: Kernel, blocks: int, threads: int, pointers: Sequence[int], numbers: Sequence[int]) -> None:
         if self.captured is None:
@@ -430,8 +236,11 @@ class SimulatedDriver:
 
     def _advance(self, until: Happening | None) -> None:
         """Run what is queued, now from one stream, now from the other: whatever nobody keeps in order goes wrong."""
-        if self._waiting:
-            self._compile()
+        try:
+            self._kernels.make()
+        except NotMade as error:
+            self.queue = [call for call in self.queue if getattr(call, "kernel", None) not in error.kernels]
+            raise
         while (self.queue or self.uploads) and not (until is not None and until.happened):
             for stream in self._random.sample((self.uploads, self.queue), 2):
                 if stream and not _stuck(stream[0]):
