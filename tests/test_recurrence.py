@@ -535,13 +535,13 @@ def test_a_budget_lets_loops_run_in_blocks(kind: str) -> None:
     rows = Data(12, time=60)
     plain = make()
     plain.fit(x, y, batch_size=12, epochs=2, verbose=0, shuffle=False)
-    plan = None
     for share in (0.9, 0.0):
-        model, plan = make(), None  # a plan holds on to what it is for
+        model = make()
         budget = budget_between(model, 12, share, data=rows)
         with tracing():
             held = array_bytes()
             plan = model.fit(x, y, batch_size=12, epochs=2, verbose=0, shuffle=False, memory_budget=budget).plan
+            assert plan is not None
             report = model.memory(12, length=60, rows=12, memory_budget=budget)
             assert array_bytes() - held == report.total_bytes == plan.total_bytes - on_the_device(report)
         assert plan.total_bytes <= budget and plan.way.blocks and plan.extra_flops > 0

@@ -37,6 +37,7 @@ _TRIES = 7  # plans made to find the largest limit that fits
 class Choice:
     """How training steps run within a budget.
 
+    plans          of everything that runs, by kind; none in a history
     micro_batch    rows that run at once; the batch size, if there are no micro-batches
     recomputed     layers of which the backward computes forward values again
     extra_flops    operations beyond those of the plain step, as a part of these

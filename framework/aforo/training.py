@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -372,7 +372,7 @@ def _within(model: Model, batches: Batches, batch_size: int, budget: int | None,
     evaluated = validation is not None and validation.weighted
     choice = choose(model, batch_size, budget, devices.device(model.device), batches.weighted, evaluated, data)
     model.adopt(choice.way, choice.plans)
-    return choice
+    return replace(choice, plans={})  # they hold on to weights, and a history may outlive its model
 
 
 def _train(
