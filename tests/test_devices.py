@@ -20,6 +20,7 @@ from aforo.graph import PRIMITIVES, Graph, Primitive, Sample, apply, leaf
 from aforo.program import Workspace
 from aforo_backends import simulated
 from aforo_backends.contract import Instruction, View
+from aforo_backends.driver import SPARE
 
 LEAVES = {"variable", "constant", "iota", "ones"}
 needs_compiler = pytest.mark.skipif(simulated.compiler() is None, reason="the simulated device needs a C++ compiler")
@@ -418,6 +419,17 @@ def test_products_run_in_tf32_where_the_model_asks_for_it():
     # Ten bits of mantissa, rounded to nearest.
     values = np.array([[1 + 2**-10, 1 + 2**-11 + 2**-20, 1 + 2**-12, -3.0]], "float32")
     np.testing.assert_array_equal(simulated._as_tf32(values), [[1 + 2**-10, 1 + 2**-10, 1.0, -3.0]])
+
+
+def test_products_plan_a_workspace_only_where_it_is_more_than_what_the_driver_keeps():
+    """Below 16 KiB cuBLAS may refuse to work."""
+    found = []
+    for rows, batch in ((8, 4096), (64, 4096), (600, 4096), (600, 100)):
+        model = af.Sequential([af.Dense(64, input_shape=[rows])])
+        model.compile(loss="mse")
+        plan = model.plan(batch, device="cuda")
+        found += [plan.values[o.value].nbytes(plan.sizes) for s in plan.steps if s.op == "matmul_add" for o in s.scratch]
+    assert found == [4 * 64 * 600 * 4] and found[0] > SPARE
 
 
 # --- other libraries --------------------------------------------------------------------------------------------------

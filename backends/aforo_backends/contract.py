@@ -47,14 +47,15 @@ class Reserve:
 class Scratch:
     """Memory that the kernel of an operation needs while it runs.
 
-    `arrays` of the output's shape and dtype; or one for each `every` values that a product sums up, `times` at most, and no
-    more than `most` bytes.
+    `arrays` of the output's shape and dtype; or one for each `every` values that a product sums up, `times` at most, no more
+    than `most` bytes, and none where that is fewer than `least`.
     """
 
     op: str
     arrays: int = 0
     every: int = 0
     times: int = 0
+    least: int = 0
     most: int = 0
 
 

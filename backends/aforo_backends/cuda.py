@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .contract import ITEM_BYTES, Backend, Feed, Instruction, OutOfMemory, Profile, Reserve, Scratch, Storage, Unavailable, View
-from .driver import Call, DeviceStorage, Driver, HostArray, Matrix, Product
+from .driver import SPARE, Call, DeviceStorage, Driver, HostArray, Matrix, Product
 from .feeds import ResidentFeed, StagedFeed
 from .fused import FOLDS, FUSES, parts_of
 from .kernels import launches
@@ -25,7 +25,8 @@ from .source import Launch, collapsed, steps
 def profile(name: str) -> Profile:
     """CuPy's pool gives multiples of 512 bytes, aligned to them; values inside a storage start at multiples of 256.
 
-    cuBLAS may split a product's inner axis: it gets room for a few outputs, up to what it takes by itself on Hopper.
+    cuBLAS may split a product's inner axis: it gets room for a few outputs, up to what it takes by itself on Hopper. Small
+    products share what a driver keeps for them: below 16 KiB cuBLAS may refuse to work.
     """
     return Profile(
         name=name,
@@ -33,7 +34,7 @@ def profile(name: str) -> Profile:
         slack=0,
         rounding=512,
         product_sums=False,
-        scratch=tuple(Scratch(op, every=256, times=4, most=32 * 2**20) for op in ("matmul", "matmul_add")),
+        scratch=tuple(Scratch(op, every=256, times=4, least=SPARE, most=32 * 2**20) for op in ("matmul", "matmul_add")),
         fuses=FUSES | frozenset(FOLDS),
         parts=parts_of,
         accumulates=True,

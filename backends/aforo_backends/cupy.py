@@ -15,13 +15,12 @@ import cupy  # type: ignore[import-not-found]
 import numpy as np
 
 from .contract import OutOfMemory, Unavailable, round_up
-from .driver import Call, Event, HostArray, Matrix, Product, in_turn
+from .driver import SPARE, Call, Event, HostArray, Matrix, Product, in_turn
 from .source import Launch
 
 _CUBLAS_OP = {False: 0, True: 1}  # as it is, transposed
 _TYPES = {"float32": (0, 68, ctypes.c_float), "float64": (1, 70, ctypes.c_double)}  # CUDA_R_*, CUBLAS_COMPUTE_*, scalars
 _COMPUTE_TF32 = 77
-_SPARE = 65_536  # the workspace of products that plan none: without any, cuBLAS would allocate while a graph is captured
 
 
 class GpuStorage:
@@ -60,7 +59,7 @@ class CupyDriver:
             self._handle = ctypes.c_void_p()
             _check(self._cublas.cublasCreate_v2(ctypes.byref(self._handle)), "cublasCreate")
             _check(self._cublas.cublasSetStream_v2(self._handle, ctypes.c_void_p(self.stream.ptr)), "cublasSetStream")
-            self._spare = cupy.cuda.runtime.malloc(_SPARE)
+            self._spare = cupy.cuda.runtime.malloc(SPARE)
 
     def alloc(self, nbytes: int) -> GpuStorage:
         with self.device, self.stream:
@@ -137,7 +136,7 @@ class CupyDriver:
             compute = _COMPUTE_TF32
         a, b, out = product.a, product.b, product.out
         alpha, beta = scalar(product.alpha), scalar(product.beta)
-        address, nbytes = product.workspace if product.workspace[1] else (self._spare, _SPARE)
+        address, nbytes = product.workspace if product.workspace[1] else (self._spare, SPARE)
         workspace = ctypes.c_void_p(address), ctypes.c_size_t(nbytes)
         _check(self._cublas.cublasSetWorkspace_v2(self._handle, *workspace), "cublasSetWorkspace")
         status = self._cublas.cublasGemmStridedBatchedEx(

@@ -14,6 +14,7 @@ from .source import Launch
 Call = Callable[[], object]
 HostArray = np.ndarray[Any, Any]
 Event = Any  # a driver's own
+SPARE = 65_536  # bytes a driver keeps for products that plan no workspace: without any, cuBLAS would allocate within a capture
 
 
 class DeviceStorage(Protocol):
@@ -65,7 +66,8 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Product:
-    """out[i] = alpha · a[i] @ b[i] + beta · out[i] for i below `batch`. cuBLAS works in `workspace`: address, bytes."""
+    """out[i] = alpha · a[i] @ b[i] + beta · out[i] for i below `batch`. cuBLAS works in `workspace`: address, bytes;
+    of 0 bytes, in what the driver keeps."""
 
     a: Matrix
     b: Matrix

@@ -146,7 +146,7 @@ def _scratch(node: Tensor, rule: Scratch, sizes: Mapping[str, int]) -> list[Shap
         return [node.shape] * rule.arrays
     arrays = min(rule.times, at(node.inputs[0].shape[-1], sizes) // rule.every)
     values = min(arrays * at(count(node.shape), sizes), rule.most // DTYPES[node.dtype])
-    return [(values,)] if values else []
+    return [(values,)] if values * DTYPES[node.dtype] > rule.least else []
 
 
 def _taken(layout: Layout, operands: str) -> bool:
