@@ -97,6 +97,7 @@ OPTIMIZERS: dict[str, Any] = {
     "adam, global norm": partial(af.Adam, 0.01, global_clipnorm=0.05),
     "rmsprop, norm of each": partial(af.RMSprop, 0.01, clipnorm=0.02),
     "sgd, clipped values": partial(af.SGD, 0.1, clipvalue=0.01),
+    "sgd on a schedule": partial(af.SGD, af.schedules.ExponentialDecay(0.1, 2, 0.5)),
     "adamw on a schedule": partial(af.AdamW, af.schedules.CosineDecay(0.01, 12)),
 }
 

@@ -697,7 +697,11 @@ def test_a_stack_with_a_recurrent_layer_takes_its_data_for_sequences_of_any_leng
 
 def test_a_stack_that_needs_to_know_its_length_has_that_of_its_data() -> None:
     x, y = data(6, 9, 4), data(6, 1, seed=1)
-    for layers in ([], [af.Dense(3)]):
+    for layers in (
+        [],
+        [af.Dense(3)],
+        [af.Lambda(lambda x: af.ops.concatenate([x[:, t : t + 1] for t in range(x.shape[1])], 1))],
+    ):
         model = af.Sequential([*layers, af.LSTM(2, return_sequences=True), af.Flatten(), af.Dense(1)])
         model.compile(loss="mse")
         model.fit(x, y, verbose=0)

@@ -237,7 +237,7 @@ class Sequential(Model):
             layers = [each for layer in self._stack for each in (layer, *layer.all_sublayers())]
             is_sequence = array.ndim > 2 or any(layer.reads_sequences for layer in self._stack[:1])
             if is_sequence and any(each.any_length for each in layers):
-                with suppress(InvalidValue):  # a layer that needs to know the length: then that of these data
+                with suppress(Exception):  # a layer, perhaps a user's, that needs to know the length: that of these data
                     self.build((None, None, *array.shape[2:]))
                     return
             self.build(array.shape)

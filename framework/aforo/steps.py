@@ -193,7 +193,8 @@ class Training:
                 value, own_after = self.optimizer.apply(weight, g, slots, rate_now, step)
             after[weight.variable] = value
             after.update({own[name]: slot for name, slot in own_after.items()})
-        if self.draws or any(x.op == "variable" and x.variable is self.counter for x in ancestors(after.values())):
+        counted = ancestors([rate, *after.values()])  # gradients may have the rate in them already
+        if self.draws or any(x.op == "variable" and x.variable is self.counter for x in counted):
             with within(layer="optimizer", phase=UPDATE, site=user_line()):
                 after[self.counter] = leaf(self.counter) + 1
         return after
