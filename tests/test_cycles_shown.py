@@ -213,6 +213,32 @@ def test_the_numbers_within_a_cycle_are_those_of_training(masked: bool, cut: int
         assert any(each.shape == a.shape and np.allclose(each, a - b, rtol=1e-9, atol=1e-12) for each in slopes), a.shape
 
 
+def test_a_mask_that_the_input_says_and_a_cycle_without_layers() -> None:
+    x = af.Input([None, 3])
+    model = af.Model(x, af.Dense(1)(af.GRU(3)(x, mask=x[:, :, 0] > -0.5)))
+    model.compile("mse", "sgd")
+    given, y = np.random.default_rng(0).normal(size=(4, 6, 3)), np.zeros((4, 1))
+    assert model.diagnose(given, y) is not None
+    assert model.draw(scale="numbers", notation="neurons", x=given, y=y, colour="gradient").svg
+    back = af.Feedback([3])
+    back.connect(af.ops.tanh(x + back))
+    assert "x one step late" in text(af.Model(x, af.Dense(2)(back)))
+
+
+def test_what_two_feedbacks_start_from_stays_one_weight() -> None:
+    x = af.Input([None, 2])
+    a = af.Feedback([2], "learnt")
+    b = af.Feedback([2], a.initial_state)
+    h = af.Dense(2, "tanh")(af.Dense(3)(af.Concatenate()([x, a, b])))
+    a.connect(h)
+    b.connect(h * 0.5)
+    model = af.Model(x, h)
+    simple = model.simplify(verbose=0)
+    assert simple.count_params() < model.count_params()
+    given = np.random.default_rng(0).normal(size=(4, 6, 2))
+    assert_close(simple.predict(given), model.predict(given), 1e-6)
+
+
 def test_derivatives_that_would_not_stop_where_their_cycle_does_are_refused() -> None:
     model, x = held(False, 3, None, inner=True), np.ones((2, 5, 3))
     assert "h2(t−1)" in str(model.explain()) and model.explain(x)["N"].value is not None

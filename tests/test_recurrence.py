@@ -446,6 +446,81 @@ def test_truncated_back_propagation_is_that_of_pieces_whose_states_are_given(mak
         assert_close(a.numpy(), b.numpy(), 1e-12)
 
 
+# --- calling a cyclic model -------------------------------------------------------------------------------------------
+
+
+class Squared(af.Layer):
+    """A weight, and a value without a time axis, that are transformed within the cycle, the same at every step."""
+
+    def build(self, input_shape: Any) -> None:
+        self.k = self.add_weight([3], "ones", "k")
+
+    def forward(self, x: Any, s: Any) -> Any:
+        return af.ops.tanh(x * (self.k * self.k) * 0.3 + (s * s)[:, None])
+
+
+def _own_layer() -> af.Model:
+    x, s, back = af.Input([None, 3], dtype="float64"), af.Input([3], dtype="float64"), af.Feedback([3], dtype="float64")
+    h = Squared()(x + back, s)
+    back.connect(h)
+    return af.Model([x, s], h + s[:, None])
+
+
+def _shared_layer() -> af.Model:
+    x, s, back = (
+        af.Input([None, 3], dtype="float64"),
+        af.Input([3], dtype="float64"),
+        af.Feedback([3], "learnt", dtype="float64"),
+    )
+    layer = af.GRU(3, return_sequences=True)
+    h = layer(x + back, initial_state=s)
+    back.connect(h)
+    return af.Model([x, s], layer(h))
+
+
+@pytest.mark.parametrize("make", [_own_layer, _shared_layer])
+def test_gradients_through_a_called_model_are_those_of_training(make: Callable[[], af.Model]) -> None:
+    af.set_seed(1)
+    model = make()
+    x, s, y = data(2, 5, 3), data(2, 3, seed=1), data(2, 5, 3, seed=2)
+    sequence, still = af.tensor(x, "float64"), af.tensor(s, "float64")
+    error = af.losses.mse(af.tensor(y, "float64"), model([sequence, still]))
+    found = af.grad(error, [*model.weights, still])
+    model.compile("mse", af.SGD(1.0))
+    before = model.get_weights()
+    assert_close(float(error), model.evaluate([x, s], y), 1e-13)
+    for each, (slope,) in zip([found[-1]], [differences(lambda w: model.evaluate([x, w[0]], y), [s])], strict=True):
+        assert_close(each.numpy(), slope, 1e-6)
+    model.train_on_batch([x, s], y)
+    for each, a, b in zip(found, before, model.get_weights(), strict=False):
+        assert_close(each.numpy(), a - b, 1e-9)
+
+
+@pytest.mark.parametrize("kind", ["learnt start", "tied weights"])
+def test_weights_between_layers_are_held_once(kind: str) -> None:
+    def make() -> af.Model:
+        x = af.Input([None, 3])
+        if kind == "tied weights":
+            dense = af.Dense(5)
+            model = af.Model(x, dense(x) @ af.ops.transpose(dense.kernel))
+        else:
+            back = af.Feedback([3], "learnt")
+            h = af.Dense(3, "tanh")(x + back)
+            back.connect(h)
+            model = af.Model(x, h)
+        model.compile("mse", "sgd")
+        return model
+
+    x = data(4, 6, 3).astype("float32")
+    make().train_on_batch(x, x)
+    with tracing():
+        held = array_bytes()
+        model = make()
+        for _ in range(3):
+            model.train_on_batch(x, x)
+        assert array_bytes() - held == model.memory(4, length=6).total_bytes
+
+
 # --- recomputation ----------------------------------------------------------------------------------------------------
 
 
@@ -549,6 +624,25 @@ def test_a_budget_lets_loops_run_in_blocks(kind: str) -> None:
         for a, b in zip(model.get_weights(), plain.get_weights(), strict=True):
             assert_close(a, b, 1e-9)
     assert plan.micro_batch == 1
+
+
+def test_longer_sequences_to_validate_with_are_within_the_budget() -> None:
+    def make() -> af.Sequential:
+        model = af.Sequential([af.GRU(8, return_sequences=True, input_shape=[None, 3]), af.Dense(2)])
+        model.compile("mse", "adam")
+        return model
+
+    x, y, v, w = (data(12, length, n).astype("float32") for length, n in ((20, 3), (20, 2), (200, 3), (200, 2)))
+    budget = make().memory(12, length=20).total_bytes + 10_000
+    with tracing():
+        held = af.memory.allocated("cpu")
+        model = make()
+        during: list[int] = []
+        watch = af.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: during.append(af.memory.allocated("cpu") - held))
+        options = {"batch_size": 12, "verbose": 0, "memory_budget": budget, "callbacks": watch}
+        plan = model.fit(x, y, validation_data=(v, w), **options).plan
+        assert during[-1] == plan.total_bytes <= budget
+        assert plan.micro_batch < 12, "the sequences to validate with take nothing"
 
 
 # --- one step at a time -----------------------------------------------------------------------------------------------
@@ -681,6 +775,20 @@ def test_targets_for_each_step_and_for_each_sequence_are_learnt() -> None:
     assert words.evaluate(bits[:, :4], first, return_dict=True)["accuracy"] > 0.99
 
 
+def test_masks_of_ones_and_zeros_and_states_for_all_are_taken() -> None:
+    model, x = masked_model(), data(4, 5, 3)
+    mask = np.random.default_rng(0).random((4, 5)) > 0.4
+    expected = model.predict([x, mask])
+    for dtype in ("float64", "float32", "int64", "uint8"):
+        np.testing.assert_array_equal(model.predict([x, mask.astype(dtype)]), expected)
+    layer = af.LSTM(3)
+    states = [np.array([1, 2, 3]), [0.5, 0.5, 0.5]]
+    rows = [np.tile(np.asarray(state, "float32"), (4, 1)) for state in states]
+    np.testing.assert_array_equal(layer(x, initial_state=states).numpy(), layer(x, initial_state=rows).numpy())
+    back = af.Feedback([3], [1, 2, 3])
+    assert back.initial_state is not None and back.initial_state.dtype == "float32"
+
+
 @pytest.mark.parametrize(
     "first", [lambda: af.Dense(3, "tanh"), lambda: af.Dropout(0.1), af.LayerNormalization, lambda: af.Lambda(af.ops.sin)]
 )
@@ -756,7 +864,7 @@ def test_weights_in_the_layout_of_pytorch_are_put_where_they_belong(kind: Any, g
     for some in odd:
         with pytest.raises(af.Error, match=rf"these weights do not fit layer '{layer.name}'.*\n.*weight_ih \({gates * 2}, 3\)"):
             layer.load_pytorch(*some, *weights[len(some) :])
-    with pytest.raises(af.Error, match="weight_hh takes numbers"):
+    with pytest.raises(af.Error, match="weight_hh takes an array of numbers"):
         layer.load_pytorch(-ih, hh.astype(str), bih, bhh)
     assert (layer.kernel.numpy() == before).all(), "a part was loaded"
     fresh = kind(2)
@@ -917,6 +1025,94 @@ def different_truncation() -> None:
     af.Model(x, state)
 
 
+def truncated_by_itself() -> None:
+    x, back = af.Input([None, 2]), af.Feedback([3])
+    h = af.GRU(3, return_sequences=True, truncate=2)(af.Concatenate()([x, back]))
+    back.connect(h)
+    af.Model(x, h)
+
+
+def truncated_in_a_model_within() -> None:
+    inner_x, inner = af.Input([None, 3]), af.Feedback([3], truncate=2)
+    h = af.Dense(3)(inner_x + inner)
+    inner.connect(h)
+    x, back = af.Input([None, 3]), af.Feedback([3])
+    out = af.Model(inner_x, h)(x + back)
+    back.connect(out)
+    af.Model(x, out)
+
+
+def started_from_a_number() -> None:
+    af.Feedback([2], initial_state=0.5)
+
+
+def started_from_a_sequence() -> None:
+    af.Feedback([2], initial_state=af.Input([None, 2]))
+
+
+def started_from_whole_numbers() -> None:
+    af.Feedback([2], initial_state=af.Input([2], dtype="int64"))
+
+
+def masked_for_one_length() -> None:
+    af.Feedback([2], mask=af.Input([5], dtype="bool"))
+
+
+def connected_to_another_dtype() -> None:
+    back = af.Feedback([2])
+    back.connect(af.Dense(2)(af.Input([None, 3], dtype="float64")))
+
+
+def fed_by_a_feedback() -> None:
+    back = af.Feedback([2])
+    af.Model(back, af.Dense(2)(back))
+
+
+def given_a_list() -> None:
+    af.GRU(3)([af.Input([None, 2]), af.Input([3])])
+
+
+def given_states_by_name() -> None:
+    af.LSTM(3)(af.Input([None, 2]), initial_state={"h": af.Input([3])})
+
+
+def given_one_state_of_two() -> None:
+    af.LSTM(3)(af.Input([None, 2]), initial_state=af.Input([3]))
+
+
+def masked_by_fractions() -> None:
+    masked_model().predict([np.ones((2, 5, 3)), np.full((2, 5), 0.4)])
+
+
+def called_with_a_mask_of_numbers() -> None:
+    masked_model()([af.tensor(np.ones((2, 5, 3))), af.tensor(np.ones((2, 5)))])
+
+
+def masked_model() -> af.Model:
+    x, mask = af.Input([None, 3]), af.Input([None], dtype="bool", name="mask")
+    model = af.Model([x, mask], af.Dense(1)(af.GRU(3)(x, mask=mask)))
+    model.compile("mse", "sgd")
+    return model
+
+
+def a_target_for_each_sequence() -> None:
+    fitted(True, (4, 1))
+
+
+def a_target_for_each_step() -> None:
+    fitted(False, (4, 5, 1))
+
+
+def fitted(per_step: bool, shape: tuple[int, ...]) -> None:
+    model = af.Sequential([af.GRU(4, return_sequences=per_step), af.Dense(1)])
+    model.compile("mse", "sgd")
+    model.fit(np.zeros((4, 5, 3)), np.zeros(shape), verbose=0)
+
+
+def one_sequence() -> None:
+    masked_model().predict([np.ones((5, 3)), np.ones((1, 5), bool)])
+
+
 def started_from_rows() -> None:
     af.Feedback([2], initial_state=np.ones((4, 2)))
 
@@ -1008,6 +1204,22 @@ MISTAKES: list[tuple[Callable[[], None], str]] = [
     (short_weights, r"one weight for each sample(.|\n)*\(4,\), or \(4, 6\) for each time step(.|\n)*\(4, 5\)"),
     (start_on_its_cycle, r"the initial state of .* depends on its own cycle"),
     (different_truncation, r"stop gradients together(.|\n)*3, 4"),
+    (truncated_by_itself, r"stops gradients where its cycle does(.|\n)*truncate=None(.|\n)*truncate=2(.|\n)*af.Feedback"),
+    (truncated_in_a_model_within, r"stops gradients where its cycle does"),
+    (started_from_a_number, r"a state of another size(.|\n)*fix: np.full\(\(2,\), state\)"),
+    (started_from_a_sequence, r"a state of another size(.|\n)*fix: state\[:, -1\]"),
+    (started_from_whole_numbers, r"cannot start from int64(.|\n)*af.ops.cast\(state, \"float32\"\)"),
+    (masked_for_one_length, r"mask of the feedback(.|\n)*\(batch, 5\)(.|\n)*af.Input\(\[None\], dtype=\"bool\"\)"),
+    (connected_to_another_dtype, r"another shape(.|\n)*af.Feedback\(\[2\], dtype='float64'\)"),
+    (fed_by_a_feedback, r"a model starts from inputs"),
+    (given_a_list, r"reads one sequence(.|\n)*initial_state="),
+    (given_states_by_name, r"starts from numbers(.|\n)*initial_state=\[h, c\]"),
+    (given_one_state_of_two, r"cannot start from these states(.|\n)*initial_state=\[h, c\]"),
+    (masked_by_fractions, r"x\['mask'\] must hold True and False(.|\n)*received: 0.4(.|\n)*x\['mask'\] > 0"),
+    (called_with_a_mask_of_numbers, r"mask: \(batch, time\) bool(.|\n)*mask > 0"),
+    (a_target_for_each_sequence, r"one target for each sequence(.|\n)*return_sequences=False in layer 'gru'"),
+    (a_target_for_each_step, r"a target for each step(.|\n)*return_sequences=True in layer 'gru'"),
+    (one_sequence, r"x\['input_1'\] does not fit(.|\n)*\[None\] adds a batch axis"),
     (started_from_rows, r"cannot start from rows of numbers(.|\n)*initial_state=af.Input\(\[2\]\)"),
     (masked_by_rows, r"mask of the feedback(.|\n)*does not fit it(.|\n)*af.Input\(\[None\], dtype=\"bool\"\)"),
     (named_by_a_number, r"name is text(.|\n)*received: 5"),

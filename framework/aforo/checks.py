@@ -45,6 +45,15 @@ def as_array(data: Any, what: str) -> Array:
     if array.dtype.kind in "fiub":
         return array
     odd = [value for value in np.asarray(data, object).flat if not isinstance(value, _NUMBERS)]
+    if odd and isinstance(odd[0], np.ndarray):
+        raise InvalidValue(
+            explain(
+                f"the rows of {what} differ in shape.",
+                expected="rows of one shape",
+                received=f"an array of arrays, the first {written(odd[0].shape)}",
+                fix="pad them, or cut them, to one length",
+            )
+        )
     if odd or array.dtype != object:
         raise InvalidType(_no_numbers(odd[0] if odd else None, array.dtype, what))
     return array.astype(float)
@@ -112,7 +121,7 @@ def check_rows(array: Array, shape: Shape, what: str, other: str) -> None:
             )
         )
     fix = other
-    if array.shape == shape[1:]:
+    if fits(array.shape, shape[1:]):
         fix = f"{name}[None] adds a batch axis to one sample"
     elif array.ndim == 1 and len(shape) == 2 and shape[1] == 1:
         fix = f"{name}[:, None] makes it one column"
@@ -148,12 +157,27 @@ def check_finite(array: Array, dtype: str, what: str) -> None:
 def as_inputs(data: Any, variable: Variable, what: str = "x") -> Array:
     array = as_array(data, what)
     sizes = ", ".join(map(str, array.shape[1:]))
-    check_rows(array, variable.shape, what, f"input_shape=[{sizes}] in the first layer, for samples of that shape")
+    check_rows(
+        array, variable.shape, what, f"input_shape=[{sizes}] in the first layer, or af.Input([{sizes}]), for such samples"
+    )
     check_finite(array, variable.dtype if variable.dtype in FLOATS else "float64", what)
     if variable.dtype in INTEGERS:
         _check_whole(array, variable.limit, what)
         return as_whole(array, variable.dtype)
-    return array
+    return _as_bool(array, what) if variable.dtype == "bool" else array
+
+
+def _as_bool(array: Array, what: str) -> Array:
+    """What is true and what is not, also from numbers that are 0 or 1."""
+    if array.dtype.kind != "b" and not np.isin(array, (0, 1)).all():
+        raise InvalidValue(
+            explain(
+                f"{what} must hold True and False, or 1 and 0.",
+                received=array[~np.isin(array, (0, 1))][0],
+                fix=f"{in_code(what)} > 0",
+            )
+        )
+    return array.astype(bool, copy=False)
 
 
 def as_whole(array: Array, dtype: str) -> Array:
@@ -329,7 +353,7 @@ def check_same_rows(x: Array, y: Array, x_name: str = "x", y_name: str = "y") ->
         raise InvalidValue(
             explain(
                 f"{x_name} and {y_name} differ in their number of rows.",
-                expected="one target for each sample",
+                expected="as many rows in each",
                 received=f"{len(x)} rows of {x_name}, {len(y) if y.shape else 'a single number'} of {y_name}",
                 fix=f"n = min(len({in_code(x_name)}), len({in_code(y_name)}))",
             )

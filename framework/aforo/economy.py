@@ -74,11 +74,15 @@ class Choice:
 
 @dataclass(frozen=True)
 class Data:
-    """How many rows fit goes through, and how many it validates with; None: not known. time: steps of its sequences."""
+    """How many rows fit goes through, and how many it validates with; None: not known.
+
+    time, validation_time: steps of their sequences; None: as many.
+    """
 
     rows: int | None = None
     validation_rows: int = 0
     time: int = 1
+    validation_time: int | None = None
 
 
 _UNKNOWN = Data()
@@ -118,6 +122,7 @@ class _Search:
         self.validation = min(batch_size, data.validation_rows)
         self.budget = budget
         self.device = device
+        self.validation_time = data.time if data.validation_time is None else data.validation_time
         self.weights = {EVALUATION: validation_weighted, UPDATING: False}
         self.weighted = weighted
         self.data = data
@@ -260,7 +265,8 @@ class _Search:
         from .memory.data import held_data
 
         rows, rest = self.data.rows, self.data.validation_rows
-        held = held_data(self.model, self.device, way.rows or self.batch, rows, rest, self.weighted, self.data.time)
+        times = self.data.time, self.validation_time
+        held = held_data(self.model, self.device, way.rows or self.batch, rows, rest, self.weighted, times)
         return sum(each.nbytes for each in held if each.where == str(self.device))
 
     def plans(self, way: Way) -> dict[str, Plan]:
@@ -278,7 +284,7 @@ class _Search:
         elif kind == UPDATING:
             way, sizes = Way(), sizes_of(1)
         elif kind == EVALUATION:
-            way, sizes = Way(), sizes_of(min(way.rows or self.validation, self.validation), self.data.time)
+            way, sizes = Way(), sizes_of(min(way.rows or self.validation, self.validation), self.validation_time)
         key = kind, way, sizes["batch"]
         if key not in self._plans:
             graph = way.graph(partial(self.model.graph, kind, self.weights.get(kind, self.weighted)), kind)

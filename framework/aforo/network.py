@@ -124,13 +124,22 @@ class Network(Layer):
     def forward(self, x: Any) -> Any:
         values = self.given_parts(x)
         for variable, value in zip(self.inputs, values, strict=True):
+            if variable.dtype == "bool" != value.dtype:
+                raise InvalidType(
+                    explain(
+                        f"model {self.name!r} does not fit what it is given.",
+                        expected=f"{variable.name}: {written(variable.shape)} bool",
+                        received=f"{written(value.shape)} {value.dtype}",
+                        fix=f"{variable.name} > 0",
+                    )
+                )
             if not fits(value.shape[1:], variable.shape[1:]):
                 raise InvalidValue(
                     explain(
                         f"model {self.name!r} does not fit what it is given.",
                         expected=f"{variable.name}: {written(variable.shape)}",
                         received=written(value.shape),
-                        fix=f"af.Input({[*variable.shape[1:]]})",
+                        fix=f"a model made for samples of shape {written(value.shape[1:])}",
                     )
                 )
         return self._outputs.joined(self.replay(values, self.steps or TIME))

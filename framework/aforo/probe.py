@@ -12,8 +12,8 @@ from . import device as devices
 from . import ops
 from .collector import uncollected
 from .errors import InvalidState, explain
-from .gradient import gradient
-from .graph import BATCH, LOSS, STATE, Graph, Tensor, Variable, ancestors, leaf, merge, tracing, within
+from .gradient import pullback
+from .graph import BATCH, LOSS, STATE, Graph, Tensor, Variable, ancestors, constant, leaf, merge, tracing, within
 from .layers.context import Context, collecting
 from .layers.layer import Call
 from .network import Network
@@ -97,7 +97,8 @@ class Probe:
                     error = error + ops.sum(ops.broadcast_to(each.start, each.first.shape) * each.first)
             reached = {id(node) for node in ancestors([error])}
             found = {id(x): x for x in wanted if id(x) in reached and x.dtype in FLOATS}
-            return dict(zip(found, gradient(error, list(found.values())), strict=True))
+            slopes = pullback([(error, constant(1.0, error.dtype))], list(found.values()))
+            return {key: slope for key, slope in zip(found, slopes, strict=True) if slope is not None}
 
     def run(self, wanted: Mapping[str, Tensor], data: Batches) -> dict[str, Array]:
         """The numbers of these values for the data, as one batch."""

@@ -9,7 +9,7 @@ from aforo_backends.contract import Storage
 
 from .binding import Binding
 from .device import Device, DeviceFull, Generation, fill, forget, grows, materialise, opened, strided
-from .graph import BATCH, Graph
+from .graph import BATCH, Graph, Variable
 from .specs import Layout, sizes_of, value_bytes
 
 if TYPE_CHECKING:
@@ -113,12 +113,13 @@ class Workspace:
             self.programs = {key: bound for key, bound in self.programs.items() if key[0] != kind}
         if any(plan.sizes[name] != sizes[name] for name in ("batch", "time")):
             verify(plan, sizes)
-        if any(grows(variable, plan.sizes, self.device) for variable in plan.variables):
+        rooms = {variable: self._room(variable, plan) for variable in plan.variables}
+        if any(grows(variable, room, self.device) for variable, room in rooms.items()):
             self.programs.clear()  # they hold on to the smaller memory
             self.active = None
         try:
-            for variable in plan.variables:
-                materialise(variable, plan.sizes, self.device)
+            for variable, room in rooms.items():
+                materialise(variable, room, self.device)
             self._open(plan)
         except DeviceFull:
             self._give_up(kind, plan)
@@ -144,14 +145,22 @@ class Workspace:
                 forget(variable)
         Generation.current += 1
 
+    def _room(self, variable: Variable, plan: Plan) -> Sizes:
+        """The sizes at which a variable needs most, of all plans that are known: so it need not grow in the middle of a fit."""
+        if variable.role != BATCH:
+            return plan.sizes
+        own = [each.sizes for each in self.plans.values() if variable in each.variables]
+        return max(own, key=lambda sizes: value_bytes(variable.shape, variable.dtype, sizes))
+
     def _open(self, plan: Plan) -> None:
-        """Make room for what the plan needs in the arena and for its constants."""
+        """Make room for what the plan needs in the arena, and others that are known, and for its constants."""
         profile = self.device.profile
         if plan.arena_bytes > self.arena_bytes:
             self.programs.clear()
             self.arena, self.active, self.arena_bytes = None, None, 0
-            self.arena = opened(self.device, plan.peak_bytes)
-            self.arena_bytes = plan.arena_bytes
+            largest = max(self.plans.values(), key=lambda each: each.arena_bytes)
+            self.arena = opened(self.device, largest.peak_bytes)
+            self.arena_bytes = largest.arena_bytes
         for constant in plan.constants:
             needed = value_bytes(constant.shape, constant.dtype, plan.sizes)
             held = self.constants.get(constant)

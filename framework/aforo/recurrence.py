@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from dataclasses import replace as with_changes
 from typing import Any
 
+import numpy as np
+
 from . import ops
 from .errors import InvalidState, InvalidType, InvalidValue, explain
 from .graph import BATCH as BATCH_ROLE
@@ -40,7 +42,8 @@ class Start(Layer):
 
     def call(self) -> Tensor:
         """Its value, from which a model can follow it."""
-        value = self.forward()
+        with tracing():  # a model reads the weight itself, not what it was when this was written
+            value = self.forward()
         value.call = Call(self, (), (value,))
         return value
 
@@ -83,7 +86,7 @@ class Feedback(Tensor):
         if mask is None:
             return None
         given = as_tensor(mask)
-        if given.dtype != "bool" or not fits(given.shape, (BATCH, TIME)) or given.shape[0] != BATCH:
+        if given.dtype != "bool" or given.shape != (BATCH, TIME):
             raise InvalidValue(
                 explain(
                     f"the mask of {self} does not fit it.",
@@ -107,17 +110,35 @@ class Feedback(Tensor):
                     )
                 )
             return Start(sizes, self.dtype).call() if start == "learnt" else None
+        if not isinstance(start, Tensor):
+            start = np.asarray(start)
+            start = start.astype(self.dtype) if start.dtype.kind in "fiub" else start
         given = as_tensor(start, self.dtype)
+        if given.dtype != self.dtype:
+            raise InvalidType(
+                explain(
+                    f"{self} cannot start from {given.dtype}.",
+                    expected=self.dtype,
+                    received=f"{written(given.shape)} {given.dtype}",
+                    fix=f'af.ops.cast(state, "{self.dtype}")',
+                )
+            )
         if given.shape != sizes and (not fits(given.shape, (BATCH, *sizes)) or given.shape[0] != BATCH):
             by_row = fits(given.shape, (BATCH, *sizes))
+            if by_row:
+                fix = f"initial_state=af.Input({[*sizes]})"
+            elif not given.shape:
+                fix = f"np.full({written(sizes)}, state)"
+            elif given.shape[1:2] == (TIME,):
+                fix = "state[:, -1], what a sequence ends with"
+            else:
+                fix = f"af.Dense({sizes[-1]})(state) gives it the right size"
             raise InvalidValue(
                 explain(
                     f"{self} cannot start from {'rows of numbers' if by_row else 'a state of another size'}.",
                     expected=f"shape {written(sizes)} or, of a value that comes with each batch, {written((BATCH, *sizes))}",
                     received=written(given.shape),
-                    fix=f"initial_state=af.Input({[*sizes]})"
-                    if by_row
-                    else f"af.Dense({sizes[-1]})(state) gives it the right size",
+                    fix=fix,
                 )
             )
         return given
@@ -144,14 +165,19 @@ class Feedback(Tensor):
             )
         if value.shape != self.shape or value.dtype != self.dtype:
             missing = value.ndim == self.ndim - 1 and value.call is not None and hasattr(value.call.layer, "return_sequences")
+            own = f", dtype={value.dtype!r}" * (value.dtype != self.dtype)
+            if missing:
+                fix = "return_sequences=True in that layer"
+            elif value.shape[:2] != (BATCH, TIME):
+                fix = "a value computed from this feedback, step by step"
+            else:
+                fix = f"af.Feedback({[*value.shape[2:]]}{own})"
             raise InvalidValue(
                 explain(
                     f"{self} is connected to a value of another shape.",
                     expected=f"{written(self.shape)} {self.dtype}",
                     received=f"{written(value.shape)} {value.dtype}",
-                    fix="return_sequences=True in that layer"
-                    if missing
-                    else f"af.Feedback([{written(value.shape[2:])[1:-1].rstrip(chr(44))}])",
+                    fix=fix,
                 )
             )
         self.connected = value
@@ -204,8 +230,8 @@ class Whole:
 
     whole = True
 
-    def __init__(self, cyclic: bool = True) -> None:
-        self.cyclic = cyclic
+    def __init__(self, cyclic: bool = True, cut: int = 0) -> None:
+        self.cyclic, self.cut = cyclic, cut
         self.starts: list[Tensor] = []
         self.kept: list[Tensor] = []  # what states become, and the masks that say when
 
@@ -274,7 +300,7 @@ class Cycle:
         def inside(x: Tensor) -> Tensor:
             return now[id(x)] if id(x) in now else current_value(x)
 
-        with collecting(with_changes(current(), carrier=steps.carrier)), tracing():
+        with collecting(with_changes(current(), carrier=steps.carrier)):
             replayed(self.records, now, inside, {"batch": batch, "time": length if is_whole else 1})
         for feedback, state in zip(self.feedbacks, states, strict=True):
             assert feedback.connected is not None
@@ -296,7 +322,7 @@ class Cycle:
     def check(self) -> None:
         """Refuse operations that mix time steps."""
         now = {id(x): placeholder(x.shape, x.dtype, "source") for x in self.sources}
-        context = Context(training=current().training, step=current().step, carrier=Whole())
+        context = Context(training=current().training, step=current().step, carrier=Whole(cut=self.cut()))
         now |= {id(x): placeholder(x.shape, x.dtype, "feedback") for x in self.feedbacks}
         with collecting(context), tracing():
             replayed(self.records, now, lambda x: now.get(id(x), x), {})

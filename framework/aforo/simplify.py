@@ -277,12 +277,13 @@ def _connected(model: Model, sources: Sequence[Tensor], records: Sequence[Call |
     readers.update(id(x) for each in late for x in needed(each))
     giver = {id(x): record for record in records if isinstance(record, Call) for x in record.outputs}
     now: dict[int, Tensor] = {}
+    learnt: dict[int, Tensor] = {}
     for x in sources:
         now[id(x)] = Input(x.shape[1:], x.dtype, x.variable.name)
 
     def current(x: Tensor) -> Tensor:
         if isinstance(x, Feedback) and id(x) not in now:
-            now[id(x)] = _again(x, current)
+            now[id(x)] = _again(x, current, learnt)
         origin = x.variable.origin if x.op == "variable" else None
         return now.get(id(x), x if origin is None else leaf(origin))
 
@@ -345,21 +346,24 @@ def _feedbacks(records: Sequence[Call | Tensor]) -> list[Feedback]:
     return list(found.values())
 
 
-def _again(x: Feedback, current: Callable[[Tensor], Tensor]) -> Feedback:
-    """A feedback like this one, to be connected anew."""
+def _again(x: Feedback, current: Callable[[Tensor], Tensor], learnt: dict[int, Tensor]) -> Feedback:
+    """A feedback like this one, to be connected anew. learnt: what feedbacks that share it start from, by what it was."""
     start = x.initial_state
-    learnt = start.call.layer if start is not None and start.call is not None and isinstance(start.call.layer, Start) else None
+    layer = start.call.layer if start is not None and start.call is not None else None
+    known = None if start is None else learnt.get(id(start))
     made = Feedback(
         x.shape[2:],
-        "learnt" if learnt is not None else None if start is None else current(start),
+        known if known is not None else "learnt" if isinstance(layer, Start) else None if start is None else current(start),
         mask=None if x.mask is None else current(x.mask),
         truncate=x.truncate or None,
+        recompute=x.recompute,
         dtype=x.dtype,
         name=x.variable.name,
     )
-    if learnt is not None:
+    if isinstance(layer, Start) and known is None:
         assert made.initial_state is not None
-        made.initial_state.call.layer.initial_state.assign(learnt.initial_state.numpy())
+        learnt[id(start)] = made.initial_state
+        made.initial_state.call.layer.initial_state.assign(layer.initial_state.numpy())
     return made
 
 

@@ -30,6 +30,7 @@ class Kept:
 
     whole = False
     cyclic = False
+    cut = 0
 
     def __init__(self, variables: dict[str, list[Variable]]) -> None:
         self.variables = variables  # by the name of a layer or a feedback: whether it has begun, then its states

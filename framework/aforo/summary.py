@@ -36,15 +36,17 @@ def _sources(model: Model) -> list[str]:
 def _named(x: Tensor, names: dict[int, str]) -> list[str]:
     """The layers and inputs behind a value, also through operations between layers."""
     found: list[str] = []
-    stack = [x]
+    stack, met = [(x, "")], set()
     while stack:
-        node = stack.pop()
+        node, late = stack.pop()
         if isinstance(node, Feedback) and node.connected is not None:
-            found += [f"{name} one step late" for name in _named(node.connected, names)]
+            if id(node) not in met:  # a cycle of operations alone has no name
+                met.add(id(node))
+                stack.append((node.connected, " one step late"))
         elif id(node) in names:
-            found.append(names[id(node)])
+            found.append(names[id(node)] + late)
         else:
-            stack += node.inputs[::-1]
+            stack += [(each, late) for each in node.inputs[::-1]]
     return found
 
 

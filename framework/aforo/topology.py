@@ -11,7 +11,7 @@ from .graph import BATCH as BATCH_ROLE
 from .graph import Tensor, Variable, leaf
 from .layers.context import Context, collecting
 from .layers.layer import Call, Layer
-from .recurrence import Cycle, Feedback, Record, needed, ordered, replayed, turn
+from .recurrence import Cycle, Feedback, Record, needed, ordered, read_by, replayed, turn
 from .specs import BATCH, TIME, Shape, Size, as_dtype, as_sample, written
 
 
@@ -78,7 +78,7 @@ def _symbols(x: Tensor) -> list[tuple[str, int]]:
 def capture(inputs: Sequence[Tensor], outputs: Sequence[Tensor], steps: int | None = None) -> Topology:
     """Follow the outputs back to the inputs."""
     for x in inputs:
-        if not isinstance(x, Tensor) or x.op != "variable" or not x.symbolic:
+        if not isinstance(x, Tensor) or x.op != "variable" or not x.symbolic or isinstance(x, Feedback):
             fix = "x = af.Input([d_in])"
             raise InvalidType(explain("a model starts from inputs.", expected="af.Input([d_in])", received=repr(x), fix=fix))
     for x in outputs:
@@ -136,10 +136,22 @@ def capture(inputs: Sequence[Tensor], outputs: Sequence[Tensor], steps: int | No
                 )
             )
 
+    for record in records.values():
+        for x in read_by(record):
+            _follow(x)
     found = sorted(records.values(), key=turn)
     topology = Topology(tuple(inputs), tuple(outputs), tuple(found), tuple(ordered(found, feedbacks, outputs)))
     _check_length(topology, steps)
     return topology
+
+
+def _follow(x: Tensor) -> None:
+    """Let a weight in an expression between layers be the weight itself from here on: nobody keeps what it was."""
+    weight = x.variable.origin if x.op == "variable" else None
+    if weight is not None:
+        if weight.snapshot is not None and weight.snapshot() is x:
+            weight.snapshot = None
+        x.variable.source, x.variable.storage, x.variable.array = weight, None, None
 
 
 def _check_length(topology: Topology, steps: int | None) -> None:

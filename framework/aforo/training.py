@@ -22,7 +22,7 @@ from .losses import ANY
 from .progress import level, reporter
 from .random import check_seed, generator, shuffle_seed
 from .settings import flag, number, whole
-from .specs import BATCH, INTEGERS, TIME, at, fits
+from .specs import BATCH, INTEGERS, TIME, Shape, at, fits, written
 from .steps import EVALUATION, FIRST, NEXT, PREDICTION, TRAINING, UPDATING, Way
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ def prepare(
             shape = y_pred.shape if alike else (BATCH, *values.shape[1:])
         else:
             shape, dtype = head.loss.target_spec(y_pred)
+            _check_steps(model, columns, shape, as_array(data, name), name)
             values = as_targets(data, shape, dtype, head.loss, y_pred.shape, name)
         check_same_rows(columns[0][1], values, columns[0][0].name if len(columns) > 1 else prefix + "x", name)
         targets.append((head, shape, dtype, values))
@@ -102,6 +103,30 @@ def prepare(
         assert model.sample_weight is not None
         columns.append((model.sample_weight, weights))
     return Batches(columns, rows, weights is not None, time)
+
+
+def _check_steps(model: Model, columns: Sequence[tuple[Variable, Array]], shape: Shape, y: Array, name: str) -> None:
+    """Refuse targets for each step where the head gives one for each sequence, and the other way round."""
+    recurrent = [each for layer in model.layers for each in (layer, *layer.all_sublayers()) if each.any_length]
+    steps = {values.shape[variable.shape.index(TIME)] for variable, values in columns if TIME in variable.shape}
+    if not recurrent or not steps:
+        return
+    (length,) = steps if len(steps) == 1 else (0,)
+    if TIME in shape:
+        wrong = y.ndim < len(shape) - 1 or (y.ndim == 2 and y.shape[1] == 1 != length)
+        said, fix = "one target for each sequence, but the head gives one for each step", "return_sequences=False in"
+    else:
+        wrong = y.ndim == len(shape) + 1 and y.shape[1] == length
+        said, fix = "a target for each step, but the head gives one for each sequence", "return_sequences=True in"
+    if wrong and len(y):
+        raise InvalidValue(
+            explain(
+                f"{name} holds {said}.",
+                expected=f"shape (n, {', '.join(map(str, shape[1:]))})",
+                received=written(y.shape),
+                fix=f"{fix} layer {recurrent[-1].name!r}",
+            )
+        )
 
 
 def checked_inputs(model: Model, x: Any, what: str) -> list[tuple[Variable, Array]]:
@@ -368,7 +393,9 @@ def _within(model: Model, batches: Batches, batch_size: int, budget: int | None,
         return None
     from .economy import Data, choose  # loads the planner
 
-    data = Data(batches.rows, 0 if validation is None else validation.rows, batches.time)
+    data = Data(batches.rows, time=batches.time)
+    if validation is not None:
+        data = replace(data, validation_rows=validation.rows, validation_time=validation.time)
     evaluated = validation is not None and validation.weighted
     choice = choose(model, batch_size, budget, devices.device(model.device), batches.weighted, evaluated, data)
     model.adopt(choice.way, choice.plans)

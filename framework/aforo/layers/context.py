@@ -46,6 +46,10 @@ class Carrier(Protocol):
     def cyclic(self) -> bool:
         """Whether what it runs stands on a cycle."""
 
+    @property
+    def cut(self) -> int:
+        """After how many steps gradients stop; 0: never."""
+
     def carry(self, initial: Tensor, name: str) -> Tensor:
         """A state before this step. name: the layer or the feedback it belongs to."""
 

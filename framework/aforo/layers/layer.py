@@ -382,7 +382,9 @@ def _building(forward: Callable[..., Any]) -> Callable[..., Any]:
         outer = current_layer()
         place = within(layer=f"{outer}/{self.name}" if outer else self.name)
         attempt = nullcontext() if self.built else revertible(self)
-        with located("layer", self.name), place, tracing(any(x.symbolic for x in tensors)), attempt:
+        # One step of a loop is symbolic also where numbers flow through the loop itself.
+        symbolic = current().carrier is None and any(x.symbolic for x in tensors)
+        with located("layer", self.name), place, tracing(symbolic), attempt:
             if not self.built:
                 shapes = [mapped(x, lambda tensor: tensor.shape) for x in inputs]
                 dtypes = {x.dtype for x in tensors}

@@ -23,6 +23,7 @@ class Steps:
 
     def __init__(self, length: Size, *, reverse: bool = False, cut: int = 0, recompute: bool = False) -> None:
         outer = current().carrier
+        check_cut(outer, cut)
         # Nothing goes back through a prediction; and where gradients stop is counted from the first step of all.
         again = (recompute or current().blocks) and current().training and not cut
         self.builder = Builder(length, reverse=reverse, cut=cut, recompute=again) if outer is None else None
@@ -62,6 +63,19 @@ class Steps:
         return self.nexts[number] if self._made is None else self._made.last(number)
 
 
+def check_cut(outer: Carrier | None, cut: int) -> None:
+    """Refuse steps of its own at which gradients stop, for what stands on a cycle."""
+    if outer is not None and outer.cyclic and cut not in (0, outer.cut):
+        raise InvalidValue(
+            explain(
+                "what stands on a cycle stops gradients where its cycle does.",
+                expected=f"truncate={outer.cut or None}, as its Feedback says, or none",
+                received=f"truncate={cut}" + f" in {current_layer()}" * bool(current_layer()),
+                fix=f"af.Feedback(shape, truncate={cut}) for all of the cycle",
+            )
+        )
+
+
 def check_recompute(recompute: bool, truncate: int | None) -> None:
     """Refuse blocks of steps where gradients stop at steps of their own."""
     if recompute and truncate:
@@ -96,6 +110,7 @@ def recur(
     they stay as they are.
     """
     outer = current().carrier
+    check_cut(outer, cut)
     if outer is not None and reverse:
         raise InvalidValue(
             explain("a layer that goes backwards in time cannot run one step at a time.", fix="go_backwards=False")

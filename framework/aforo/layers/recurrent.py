@@ -12,7 +12,7 @@ from ..errors import InvalidType, InvalidValue, explain
 from ..graph import Tensor
 from ..ops.elementwise import as_tensor
 from ..settings import flag, whole
-from ..specs import written
+from ..specs import FLOATS, written
 from .activation import Function, get
 from .context import current
 from .layer import Layer, revertible
@@ -76,11 +76,36 @@ class Recurrent(Layer):
     def __call__(self, *inputs: Any, mask: Any = None, initial_state: Any = None, training: bool | None = None) -> Any:
         """x, and optionally the states to start with; a mask (batch, time), bool."""
         given = [*inputs]
+        if len(given) == 1 and isinstance(given[0], (list, tuple)) and any(isinstance(each, Tensor) for each in given[0]):
+            raise InvalidType(
+                explain(
+                    f"layer {self.name!r} reads one sequence.",
+                    expected="a tensor (batch, time, features)",
+                    received=f"a list of {len(given[0])}",
+                    fix="layer(x, initial_state=[…])",
+                )
+            )
         if initial_state is not None:
-            given += initial_state if isinstance(initial_state, (list, tuple)) else [initial_state]
+            given += [self._as_state(each) for each in _listed(initial_state)]
         if mask is not None:
             given.append(_as_mask(mask, self))
         return super().__call__(*given, training=training)
+
+    def _as_state(self, state: Any) -> Any:
+        """A state to start with; one of shape (units,) is the same for every sequence."""
+        if isinstance(state, (str, Mapping)) or (isinstance(state, Tensor) and state.dtype not in FLOATS):
+            raise InvalidType(
+                explain(
+                    f"layer {self.name!r} starts from numbers.",
+                    expected=f"{self.states} of shape (batch, {self.units})",
+                    received=f"{state.dtype} {written(state.shape)}" if isinstance(state, Tensor) else repr(state),
+                    fix="initial_state=[h, c]" if self.states > 1 else "initial_state=h",
+                )
+            )
+        if isinstance(state, Tensor):
+            return state
+        array = np.asarray(state)
+        return array.astype(self.dtype) if array.dtype.kind in "iub" else array
 
     def build(self, input_shape: Any) -> None:
         shape = input_shape[0] if isinstance(input_shape[0], tuple) else input_shape
@@ -132,7 +157,10 @@ class Recurrent(Layer):
                 )
             )
         masks = [each for each in given if each.dtype == "bool"]
-        states = [each for each in given if each.dtype != "bool"]
+        same = (x.shape[0], self.units)
+        states = [
+            ops.broadcast_to(each, same) if each.shape == (self.units,) else each for each in given if each.dtype != "bool"
+        ]
         self._check_given(x, states, masks)
         zeros = ops.broadcast_to(as_tensor(0.0, x.dtype), (x.shape[0], self.units))
         output, last = recur(
@@ -155,7 +183,9 @@ class Recurrent(Layer):
                     f"layer {self.name!r} cannot start from these states.",
                     expected=f"{self.states} of shape {written(shape)}",
                     received=", ".join(written(state.shape) for state in states),
-                    fix=f"af.Dense({self.units})(state) gives it the right size",
+                    fix="initial_state=[h, c]"
+                    if len(states) != self.states > 1
+                    else f"af.Dense({self.units})(state) gives it the right size",
                 )
             )
         for mask in masks:
@@ -246,12 +276,25 @@ class Recurrent(Layer):
         return bias_ih + bias_hh
 
 
+def _listed(states: Any) -> Sequence[Any]:
+    return (
+        states
+        if isinstance(states, (list, tuple)) and any(isinstance(each, Tensor) or np.ndim(each) for each in states)
+        else [states]
+    )
+
+
 def _numbers(values: Any, name: str) -> np.ndarray[Any, Any]:
     """An array of numbers, also from a tensor of PyTorch that is trained or lies on a GPU."""
     given = values.detach().cpu() if hasattr(values, "detach") else values
-    array = np.asarray(given)
+    try:
+        array = np.asarray(given)
+    except ValueError:
+        array = np.asarray(None)
     if array.dtype.kind not in "fiub":
-        raise InvalidType(explain(f"{name} takes numbers.", received=f"an array of {array.dtype}", fix=f"lstm.{name}_l0"))
+        raise InvalidType(
+            explain(f"{name} takes an array of numbers.", received=f"{type(values).__name__}", fix=f"lstm.{name}_l0")
+        )
     return array
 
 

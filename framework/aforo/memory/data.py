@@ -15,22 +15,26 @@ _INDEX_BYTES = 8  # the shuffled order: an int64 for each row
 
 
 def held_data(
-    model: Model, target: Device, batch_size: int, rows: int, validation_rows: int, weighted: bool, time: int
+    model: Model, target: Device, batch_size: int, rows: int, validation_rows: int, weighted: bool, times: tuple[int, int]
 ) -> tuple[Held, ...]:
     """The data in the dtypes of the batch slots, and the order of the rows; on the host, and on a device with its own memory.
 
-    Arrays that are given in these dtypes, row after row, are used where they lie; of any others fit makes a copy.
+    times: steps of its sequences, and of those it validates with. Arrays that are given in these dtypes, row after row, are
+    used where they lie; of any others fit makes a copy.
     """
     targets = [head.target for head in model.heads]
     slots = [*model.inputs, *targets, *([model.sample_weight] if weighted else [])]
-    columns = [value_bytes(slot.shape, slot.dtype, {"batch": 1, "time": time}) for slot in slots if slot is not None]
+    columns, others = (
+        [value_bytes(slot.shape, slot.dtype, {"batch": 1, "time": time}) for slot in slots if slot is not None]
+        for time in times
+    )
     held = [Held("training data", rows * sum(columns), "host"), Held("order of the rows", rows * _INDEX_BYTES, "host")]
     if validation_rows:
-        held.append(Held("validation data", validation_rows * sum(columns), "host"))
+        held.append(Held("validation data", validation_rows * sum(others), "host"))
     if target.profile.resident:
         held += _on_the_device(target, columns, batch_size, rows, "training data", ordered=True)
         if validation_rows:
-            held += _on_the_device(target, columns, batch_size, validation_rows, "validation data", ordered=False)
+            held += _on_the_device(target, others, batch_size, validation_rows, "validation data", ordered=False)
     return tuple(held)
 
 

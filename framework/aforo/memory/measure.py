@@ -84,7 +84,7 @@ def report(
         ran = (TRAINING, EVALUATION) if validation_rows else (TRAINING,)
         plans = [*found.plans.values(), *(planned(kind) for kind in kinds if kind not in ran)]
         rows_at_once = found.micro_batch
-    data = held_data(model, target, rows_at_once, rows, validation_rows, weighted, time) if rows is not None else ()
+    data = held_data(model, target, rows_at_once, rows, validation_rows, weighted, (time, time)) if rows is not None else ()
     return report_of(model, batch_size, kinds, target, plans, rows, data, length)
 
 
