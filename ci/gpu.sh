@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # On a machine with a GPU, CuPy and the usual packages: the tests, then the benchmark; writes ci/receipts/<device>-<date>.json.
-# Installs nothing. A rehearsal without a GPU: DEVICE=cpu ci/gpu.sh, or DEVICE=simulated; it writes no receipt.
+# Installs nothing, and ends within ten minutes. TESTS_SECONDS and BENCH_SECONDS are the limits of its two halves; whatever ends
+# one of them early, the receipt holds what there was. A rehearsal without a GPU: DEVICE=cpu ci/gpu.sh, or DEVICE=simulated; it
+# writes no receipt.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 device=${DEVICE:-cuda}
 python=${PYTHON:-python3}
 export PYTHONPATH=framework:backends PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
-"$python" -c "import numpy, pytest, hypothesis, xdist" || { echo "the tests need numpy, pytest, pytest-xdist and hypothesis"; exit 2; }
 "$python" - "$device" <<'PYTHON' || exit 2
 import sys
 
@@ -20,17 +21,23 @@ out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 
 step() { printf '\n== %s\n' "$1"; shift; "$@"; }
-step "tests on $device" timeout "${TESTS_SECONDS:-420}" env AFORO_TEST_DEVICE="$device" \
-    "$python" -m pytest ${TESTS:-} --junitxml="$out/tests.xml" 2>&1 | tail -n 40
-tests=${PIPESTATUS[0]}
+if "$python" -c "import pytest, hypothesis, xdist"; then
+    step "tests on $device" timeout "${TESTS_SECONDS:-290}" env AFORO_TEST_DEVICE="$device" \
+        "$python" -m pytest ${TESTS:-} --junitxml="$out/tests.xml" 2>&1 | tail -n 40
+    tests=${PIPESTATUS[0]}
+else
+    echo "no tests: they need pytest, pytest-xdist and hypothesis"
+    tests=2
+fi
 options=(--device "$device" --out "$out/bench.json")
 [ "$device" = cuda ] && options+=(--tf32) || options+=(--quick)
-step "benchmark" timeout "${BENCH_SECONDS:-480}" "$python" ci/bench/gpu.py "${options[@]}"
+step "benchmark" timeout "${BENCH_SECONDS:-270}" "$python" ci/bench/gpu.py "${options[@]}"
 bench=$?
 step "receipt" "$python" - "$out" "$device" <<'PYTHON'
 import json
 import re
 import sys
+from datetime import date
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -41,8 +48,8 @@ if (out / "tests.xml").exists():
     receipt["tests"] = {name: int(suite[name]) for name in ("tests", "failures", "errors", "skipped")}
 print(json.dumps(receipt.get("tests")))
 if device == "cuda" and receipt:
-    name = re.sub(r"[^a-z0-9]+", "-", receipt["device"].lower()).strip("-")
-    target = Path("ci/receipts") / f"{name}-{receipt['date']}.json"
+    name = re.sub(r"[^a-z0-9]+", "-", receipt.get("device", "unknown").lower()).strip("-")
+    target = Path("ci/receipts") / f"{name}-{date.today().isoformat()}.json"
     target.parent.mkdir(exist_ok=True)
     target.write_text(json.dumps(receipt, indent=1) + "\n")
     print(target)

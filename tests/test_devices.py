@@ -300,8 +300,12 @@ def test_a_move_that_fails_leaves_everything_where_it_was(monkeypatch):
     model.train_on_batch(x, y)
     before = model.get_weights()
     monkeypatch.setattr(driver(), "limit", driver().held + 4 * 512)
-    with pytest.raises(RuntimeError, match="simulated has no room for"):
+    with pytest.raises(RuntimeError, match=r"simulated has no room for model 'sequential', which is still on cpu") as caught:
         model.to("simulated")
+    needed = sum(-(-4 * w.size // 512) * 512 for w in before) * 2
+    assert (
+        needed <= int(re.findall(r"([\d,]+) bytes for its weights", str(caught.value))[0].replace(",", "")) <= needed + 8 * 512
+    )
     assert model.device == model.layers[0].kernel.device == "cpu"
     assert all((a == b).all() for a, b in zip(before, model.get_weights(), strict=True))
     model.train_on_batch(x, y)
@@ -565,6 +569,36 @@ def test_numbers_that_are_not_finite_reach_a_kernel():
 
 
 @needs_compiler
+@pytest.mark.parametrize("run", [1, 2])
+def test_a_step_that_was_interrupted_while_it_was_captured_is_captured_anew(monkeypatch, run):
+    x, y = data(8)
+    expected, model = network(), network().to("simulated")
+    for _ in range(run - 1):
+        expected.train_on_batch(x, y)
+        model.train_on_batch(x, y)
+    calls, enqueue = [], type(driver())._enqueue
+
+    def interrupted(self, call):
+        if getattr(call, "kernel", None) is not None:
+            calls.append(call)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        enqueue(self, call)
+
+    before = model.get_weights()
+    monkeypatch.setattr(type(driver()), "_enqueue", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        model.train_on_batch(x, y)
+    monkeypatch.undo()
+    model.set_weights(before)  # an eager step may have come half way
+    for _ in range(3):
+        expected.train_on_batch(x, y)
+        model.train_on_batch(x, y)
+    for a, b in zip(model.get_weights(), expected.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@needs_compiler
 def test_a_kernel_that_does_not_compile_harms_no_other(monkeypatch):
     from aforo_backends import source
 
@@ -601,6 +635,23 @@ def test_a_folder_that_cannot_keep_kernels_is_an_error_that_says_so(monkeypatch,
     ) as error:
         model.to("simulated")
     assert model.device == "cpu" and "model is still where it was" in str(error.value)
+
+
+@needs_compiler
+def test_what_another_library_does_not_give_away_is_refused_on_a_device_too(monkeypatch):
+    class Tied:
+        dtype, shape = "float32", (2,)
+
+        def __dlpack_device__(self):
+            return 2, 0
+
+        def __dlpack__(self):
+            raise BufferError("it requires a gradient")
+
+    monkeypatch.setitem(aforo_backends._created, "cuda:0", aforo_backends.load("simulated"))
+    monkeypatch.setattr(driver(), "adopt", lambda address, given: given.__dlpack__())
+    with pytest.raises(af.Error, match=r"requires a gradient(.|\n)*detach"):
+        af.from_dlpack(Tied())
 
 
 def test_arrays_of_dtypes_that_nobody_has_are_refused():

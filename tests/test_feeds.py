@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from nets import assert_close
 
 import aforo as af
 import aforo_backends
+from aforo.evaluate import evaluate
 from aforo_backends import simulated
 
 pytestmark = pytest.mark.skipif(simulated.compiler() is None, reason="the simulated device needs a C++ compiler")
@@ -123,3 +125,32 @@ def test_memory_that_is_collected_during_a_capture_waits_for_its_end() -> None:
     run()
     backend.synchronize()
     assert backend.driver.held == held - 512
+
+
+def test_a_lane_waits_for_what_still_uses_the_memory_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pool gives freed memory away at once: in order with what is queued on the stream of the steps, not with uploads."""
+    backend: Any = aforo_backends.load("simulated")
+    monkeypatch.setattr(backend, "profile", replace(backend.profile, resident=0))
+    rng = np.random.default_rng(0)
+    x, y = (rng.normal(size=(256, 64)).astype("float32") for _ in range(2))
+
+    def trained(device: str, seed: int) -> list[Any]:
+        af.set_seed(1)
+        model = af.Sequential([af.Dense(64, input_shape=[64])]).to(device)
+        model.compile("mse", "sgd")
+        model.train_on_batch(x[:32], y[:32])
+        if device == "simulated":
+            backend.driver._random.seed(seed)
+            wide = af.tensor(x[:32], device=device)
+            for _ in range(6):
+                dropped = [af.ops.sin(wide), af.ops.cos(wide), af.ops.exp(wide)]
+                evaluate(dropped)
+                del dropped
+            gc.collect()
+        model.fit(x, y, batch_size=32, verbose=0, shuffle=False)
+        return model.get_weights()
+
+    expected = trained("cpu", 0)
+    for seed in range(4):
+        for a, b in zip(trained("simulated", seed), expected, strict=True):
+            assert_close(a, b, 1e-5)

@@ -791,6 +791,13 @@ def test_a_loss_is_a_layer_that_predictions_know_nothing_of() -> None:
         af.losses.mse(y[:, :2], double(p))
 
 
+def test_what_is_true_is_not_subtracted() -> None:
+    t = af.tensor([True, False], dtype="bool")
+    with pytest.raises(af.Error, match=r"subtract takes numbers(.|\n)*af.ops.cast\(a"):
+        t - t
+    assert (af.ops.cast(t, "float32") - af.ops.cast(t, "float32")).numpy().tolist() == [0.0, 0.0]
+
+
 def test_magnitudes_and_varying_powers_are_numpys() -> None:
     t = double([-1.5, 2.0])
     assert np.array_equal(abs(t).numpy(), [1.5, 2.0])

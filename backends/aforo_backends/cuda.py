@@ -74,9 +74,17 @@ def create(index: int = 0) -> Backend:
         present = [runtime.getDeviceProperties(i)["name"].decode() for i in range(count)]
         found = ", ".join(f"cuda:{i} ({name})" for i, name in enumerate(present)) or "none"
         raise Unavailable(f"there is no device cuda:{index}", found, 'model.to("cuda:0")')
-    from .cupy import CupyDriver
+    try:
+        from .cupy import CupyDriver
 
-    return CudaBackend(CupyDriver(index), PROFILE)
+        return CudaBackend(CupyDriver(index), PROFILE)
+    except Unavailable:
+        raise
+    except Exception as error:  # CuPy's, the driver's and cuBLAS's: a GPU that is full or taken, a library that does not load
+        found = f"{type(error).__name__}: {error}"
+        raise Unavailable(
+            "the GPU cannot be used", found, "free its memory (nvidia-smi shows who has it), or try again"
+        ) from error
 
 
 def _driver_version(runtime: Any) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from threading import RLock
 from typing import Any
 
@@ -69,18 +70,23 @@ class CupyDriver:
                 raise OutOfMemory from None
 
     def write(self, address: int, values: HostArray) -> None:
-        # From pageable memory the copy is staged before the call returns, so the source may change afterwards.
-        kind = cupy.cuda.runtime.memcpyHostToDevice
-        cupy.cuda.runtime.memcpyAsync(address, values.ctypes.data, values.nbytes, kind, self.stream.ptr)
+        runtime = cupy.cuda.runtime
+        with self.device:
+            runtime.memcpyAsync(address, values.ctypes.data, values.nbytes, runtime.memcpyHostToDevice, self.stream.ptr)
+            # From pageable memory (type 0) the copy is staged before the call returns; pinned memory is read later.
+            if runtime.pointerGetAttributes(values.ctypes.data).type != 0:
+                self.stream.synchronize()
 
     def read(self, address: int, out: HostArray) -> None:
         kind = cupy.cuda.runtime.memcpyDeviceToHost
-        cupy.cuda.runtime.memcpyAsync(out.ctypes.data, address, out.nbytes, kind, self.stream.ptr)
-        self.stream.synchronize()
+        with self.device:
+            cupy.cuda.runtime.memcpyAsync(out.ctypes.data, address, out.nbytes, kind, self.stream.ptr)
+            self.stream.synchronize()
 
     def copy(self, target: int, source: int, nbytes: int) -> None:
         kind = cupy.cuda.runtime.memcpyDeviceToDevice
-        cupy.cuda.runtime.memcpyAsync(target, source, nbytes, kind, self.stream.ptr)
+        with self.device:
+            cupy.cuda.runtime.memcpyAsync(target, source, nbytes, kind, self.stream.ptr)
 
     def export(self, address: int, shape: tuple[int, ...], dtype: str) -> Any:
         with self.device, self.stream:
@@ -96,7 +102,8 @@ class CupyDriver:
         self.stream.synchronize()  # the array may be gone afterwards
 
     def pinned(self, nbytes: int) -> HostArray:
-        return np.frombuffer(cupy.cuda.alloc_pinned_memory(nbytes), np.uint8, nbytes)
+        with self.device:
+            return np.frombuffer(cupy.cuda.alloc_pinned_memory(nbytes), np.uint8, nbytes)
 
     def upload(self, address: int, values: HostArray, after: Event | None) -> Event:
         with self.device:
@@ -115,7 +122,8 @@ class CupyDriver:
             self.stream.wait_event(event)
 
     def finish(self, event: Event) -> None:
-        event.synchronize()
+        with self.device:
+            event.synchronize()
 
     def function(self, launch: Launch) -> Any:
         if launch.source not in self.kernels:
@@ -158,31 +166,41 @@ class CupyDriver:
         _check(status, "cublasGemmStridedBatchedEx")
 
     def capture(self, calls: Sequence[Call]) -> Callable[[], None]:
-        """The first run is eager: kernels are compiled and cuBLAS chooses. The second is captured; then each is one launch."""
-        runs = 0
+        """The first run is eager: kernels are compiled and cuBLAS chooses. The second is captured; then each is one launch.
+
+        A run that is interrupted is repeated as it was: eager, or captured anew.
+        """
+        is_warm = False
         graph: Any = None
 
         def run() -> None:
-            nonlocal runs, graph
-            runs += 1
+            nonlocal is_warm, graph
             with self.device, self.stream:
-                if runs == 1:
+                if not is_warm:
                     for call in calls:
                         call()
+                    is_warm = True
                     return
                 if graph is None:
-                    self.stream.begin_capture(cupy.cuda.runtime.streamCaptureModeThreadLocal)
-                    try:
-                        for call in calls:
-                            call()
-                    finally:
-                        graph = self.stream.end_capture()
+                    graph = self._captured(calls)
                 graph.launch(self.stream)
 
         return run
 
+    def _captured(self, calls: Sequence[Call]) -> Any:
+        self.stream.begin_capture(cupy.cuda.runtime.streamCaptureModeThreadLocal)
+        try:
+            for call in calls:
+                call()
+        except BaseException:
+            with suppress(Exception):  # a part of a step is no step, and why it failed is what counts
+                self.stream.end_capture()
+            raise
+        return self.stream.end_capture()
+
     def synchronize(self) -> None:
-        self.stream.synchronize()
+        with self.device:
+            self.stream.synchronize()
 
     def free(self) -> int:
         with self.device:
@@ -201,14 +219,23 @@ def _operand(matrix: Matrix, kind: int) -> tuple[Any, ...]:
 
 
 def _cublas() -> ctypes.CDLL:
-    """cuBLAS, from NVIDIA's wheels or the system, as CuPy itself finds the CUDA libraries."""
-    from cuda import pathfinder  # type: ignore[import-not-found]  # CuPy depends on it
-
-    try:
-        library = ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib("cublas").abs_path)
-    except pathfinder.DynamicLibNotFoundError as error:
-        install = "pip install 'aforo[cuda13-ctk]', or 'aforo[cuda12-ctk]': extras that bring the CUDA libraries"
-        raise Unavailable("CuPy is here, but not cuBLAS, which runs the matrix products", f"{error}", install) from None
+    """cuBLAS of CuPy's CUDA version, from NVIDIA's wheels or the system, as CuPy itself finds the CUDA libraries."""
+    major = cupy.cuda.runtime.runtimeGetVersion() // 1000
+    library, found = None, []
+    for load in (_from_pathfinder, lambda: ctypes.CDLL(f"libcublas.so.{major}")):
+        try:
+            tried = load()
+            own = ctypes.c_int()
+            _check(tried.cublasGetProperty(0, ctypes.byref(own)), "cublasGetProperty")
+            if own.value == major:
+                library = tried
+                break
+            found.append(f"cuBLAS {own.value} where CuPy is for CUDA {major}")
+        except Exception as error:  # each way has errors of its own
+            found.append(f"{error}")
+    if library is None:
+        install = f"pip install 'aforo[cuda{major}-ctk]', an extra that brings the CUDA libraries"
+        raise Unavailable("CuPy is here, but not cuBLAS, which runs the matrix products", "; ".join(found), install)
     gemm = library.cublasGemmStridedBatchedEx
     operand: list[Any] = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_longlong]
     gemm.argtypes = [
@@ -216,6 +243,12 @@ def _cublas() -> ctypes.CDLL:
         *[ctypes.c_int] * 3,
     ]  # fmt: skip
     return library
+
+
+def _from_pathfinder() -> ctypes.CDLL:
+    from cuda import pathfinder  # type: ignore[import-not-found]  # CuPy depends on it, from version 14 on
+
+    return ctypes.CDLL(pathfinder.load_nvidia_dynamic_lib("cublas").abs_path)
 
 
 def _check(status: int, what: str) -> None:

@@ -91,7 +91,7 @@ class _Lane:
         self._host = {i: driver.pinned(n) for i, n in enumerate(nbytes) if n}
         self._device = {i: driver.alloc(n) for i, n in enumerate(nbytes) if n}
         self._uploaded: Event | None = None
-        self._used: Event | None = None
+        self._used: Event = driver.mark()  # the pool may have given memory that what is queued still uses
 
     def pass_on(
         self, columns: Sequence[HostArray], slots: Sequence[Any], start: int, stop: int, order: HostArray | None

@@ -48,8 +48,13 @@ class Block:
 
     def __init__(self, driver: SimulatedDriver, nbytes: int) -> None:
         self.nbytes = round_up(nbytes, PROFILE.rounding)
-        self.memory = ctypes.create_string_buffer(self.nbytes + 512)
-        ctypes.memset(self.memory, 0xFF, self.nbytes + 512)
+        freed = driver.freed.get(self.nbytes)
+        if freed:
+            self.memory = memory = freed.pop()
+            driver.queue.append(lambda: ctypes.memset(memory, 0xFF, len(memory)))
+        else:
+            self.memory = ctypes.create_string_buffer(self.nbytes + 512)
+            ctypes.memset(self.memory, 0xFF, self.nbytes + 512)
         self.address = round_up(ctypes.addressof(self.memory), 512)
         self._driver = driver
         driver.held += self.nbytes
@@ -58,11 +63,10 @@ class Block:
     def __del__(self) -> None:
         if is_finalizing is None or is_finalizing():
             return  # the process ends, and what this needs may be gone
-        # What is queued may still use this memory, as on a GPU, where the pool keeps order for the stream.
-        if self._driver.captured is not None:
-            self._driver.kept.append(self.memory)  # collected during a capture, where nobody may wait
-        elif self._driver.queue or self._driver.uploads:
-            self._driver.synchronize()
+        # As from CuPy's pool: the next block of this size may have it at once, though what is queued still uses it. That is
+        # in order for the stream of the steps, and for no other.
+        if self._driver.queue or self._driver.uploads or self._driver.captured is not None:
+            self._driver.freed.setdefault(self.nbytes, []).append(self.memory)
         with self._driver.lock:
             self._driver.held -= self.nbytes
 
@@ -103,7 +107,7 @@ class SimulatedDriver:
         self.uploads: list[Call] = []
         self._random = Random(0)
         self.captured: list[Call] | None = None
-        self.kept: list[Any] = []  # memory that nobody holds, until what is queued has run
+        self.freed: dict[int, list[Any]] = {}  # memory that nobody holds, by its size, until what is queued has run
         self._kernels = HostKernels(folder)
 
     def _forbid_in_capture(self, what: str) -> None:
@@ -205,25 +209,29 @@ class SimulatedDriver:
         self._enqueue(run)
 
     def capture(self, calls: Sequence[Call]) -> Callable[[], None]:
-        """The first run is eager, as a warm-up; the second is captured; every other one is a single launch."""
-        runs = 0
-        graph: list[Call] = []
+        """The first run is eager, as a warm-up; the second is captured; every other one is a single launch.
+
+        A run that is interrupted is repeated as it was: eager, or captured anew.
+        """
+        is_warm = False
+        graph: list[Call] | None = None
 
         def run() -> None:
-            nonlocal runs
-            runs += 1
-            if runs == 1:
+            nonlocal is_warm, graph
+            if not is_warm:
                 for call in calls:
                     call()
+                is_warm = True
                 return
-            if runs == 2:
-                self.captured = []
+            if graph is None:
+                captured: list[Call] = []
+                self.captured = captured
                 try:
                     for call in calls:
                         call()
-                    graph.extend(self.captured)
                 finally:
                     self.captured = None
+                graph = captured
                 self.captures += 1
             self.launches += 1
             self.queue.extend(graph)
@@ -249,7 +257,7 @@ class SimulatedDriver:
             else:
                 raise RuntimeError("two streams wait for one another")
         if not self.queue and not self.uploads:
-            self.kept.clear()
+            self.freed.clear()
 
     def free(self) -> int | None:
         return None if self.limit is None else max(0, self.limit - self.held)

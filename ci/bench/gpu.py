@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from datetime import date
 from itertools import pairwise
@@ -280,10 +281,23 @@ def main() -> None:
         n: version(n) for n in ("aforo", "numpy", "cupy", "torch", "jax")
     }
     receipt["nets"] = []
+
+    def keep() -> None:  # after every net: whatever ends this early, what was measured stays
+        if options.out:
+            with open(options.out, "w") as file:
+                json.dump(receipt, file, indent=1)
+
     for tf32 in (False, True) if options.tf32 else (False,):
         for widths, batch in NETS[: 4 if options.quick else len(NETS)]:
-            row = measure(widths, batch, options.device, tf32, options.quick)
+            try:
+                row = measure(widths, batch, options.device, tf32, options.quick)
+            except Exception as error:
+                traceback.print_exc()
+                row = {"widths": widths, "batch": batch, "tf32": tf32, "failed": f"{type(error).__name__}: {error}"}
             receipt["nets"].append(row)
+            keep()
+            if "failed" in row:
+                continue
             shown = "  ".join(
                 f"{name} {us:.1f} µs ({row['times_aforo'][name]:.2f})" for name, us in row["microseconds"].items()
             )
@@ -291,12 +305,14 @@ def main() -> None:
             print(f"  planned {row['planned_bytes']:,} B, held {row['held_bytes']:,} B", flush=True)
     if options.device == "cuda":
         receipt.update(pool())
-    if options.out:
-        with open(options.out, "w") as file:
-            json.dump(receipt, file, indent=1)
-    wrong = [row for row in receipt["nets"] if row["planned_bytes"] != row["held_bytes"] or row["allocations_in_steps"]]
+    keep()
+    wrong = [
+        row
+        for row in receipt["nets"]
+        if "failed" in row or row["planned_bytes"] != row["held_bytes"] or row["allocations_in_steps"]
+    ]
     if wrong:
-        sys.exit(f"planned and held bytes differ, or a step allocated: {wrong}")
+        sys.exit(f"a net failed, planned and held bytes differ, or a step allocated: {wrong}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from .network import Network
 from .parameter import Parameter
 from .program import Program, Workspace
 from .settings import flag, whole
-from .specs import BATCH, TIME, Shape, sizes_of, written
+from .specs import BATCH, TIME, Shape, sizes_of, value_bytes, written
 
 if TYPE_CHECKING:
     from aforo_backends.contract import Backend
@@ -295,6 +295,20 @@ class Compiled(Network):
 
     # --- device -------------------------------------------------------------------------------------------------------
 
+    def _no_room(self, target: devices.Device) -> devices.DeviceFull:
+        """The error for a device that cannot take what the model carries."""
+        sizes = {"batch": self.stepped_rows or 1}
+        held = [value_bytes(v.shape, v.dtype, sizes) for v in self._carried() if v.storage is not None]
+        needed, free = sum(map(target.profile.footprint, held)), target.backend.free()
+        return devices.DeviceFull(
+            explain(
+                f"{target} has no room for model {self.name!r}, which is still on {self._device} and works there.",
+                expected=f"{needed:,} bytes for its weights, slots and counters",
+                received=None if free is None else f"{free:,} bytes that are free",
+                fix=f"fewer models and tensors on {target}",
+            )
+        )
+
     @property
     def device(self) -> str:
         return str(self._device)
@@ -327,7 +341,10 @@ class Compiled(Network):
             )
         target.backend.synchronize()  # raises, before anything moves, where there is no such device
         with self.lock:
-            devices.move(self._carried(), target, {"batch": self.stepped_rows or 1})
+            try:
+                devices.move(self._carried(), target, {"batch": self.stepped_rows or 1})
+            except devices.DeviceFull:
+                raise self._no_room(target) from None
             if target is not self._device:
                 self._device = target
                 self._release()

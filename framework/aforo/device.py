@@ -68,10 +68,15 @@ def device(name: Any) -> Device:
     kind, colon, index = name.strip().lower().partition(":")
     kind = _ALIASES.get(kind, kind)
     if not aforo_backends.known(kind):
-        raise unknown_name("device", name, aforo_backends.names())
-    if colon and not index.isdecimal():
+        raise unknown_name("device", name, aforo_backends.names(), fix='model.to("cpu"); af.devices() says what there is')
+    if colon and not (index.isdecimal() and index.isascii()):
         raise InvalidValue(
-            explain(f"{name!r} is no device.", expected='a number after the colon, e.g. "cuda:1"', received=name)
+            explain(
+                f"{name!r} is no device.",
+                expected='a number after the colon, e.g. "cuda:1"',
+                received=repr(name),
+                fix=f'model.to("{kind}")',
+            )
         )
     found = Device(kind, int(index or 0))
     return _devices.setdefault(found.name, found)

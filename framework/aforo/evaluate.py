@@ -77,14 +77,7 @@ def from_dlpack(array: Any) -> Leaf:
         kind, index = array.__dlpack_device__()
         host = np.from_dlpack(array) if kind in (_CPU, _PINNED) else None
     except (BufferError, RuntimeError, TypeError, ValueError) as error:
-        raise InvalidValue(
-            explain(
-                f"this array does not let itself be taken over: {error}",
-                expected="numbers of a dtype that Aforo has, and no gradients attached",
-                received=f"{type(array).__name__} of {getattr(array, 'dtype', 'an unknown dtype')}",
-                fix="af.from_dlpack(x.detach().float()), for a PyTorch tensor",
-            )
-        ) from None
+        raise _not_taken(array, error) from None
     if host is not None:
         return tensor(host, str(host.dtype))
     if kind != _CUDA:
@@ -99,8 +92,22 @@ def from_dlpack(array: Any) -> Leaf:
     target = devices.device(f"cuda:{index}")
     variable = Variable("tensor", tuple(array.shape), as_dtype(str(array.dtype).rpartition(".")[2]), TENSOR)
     devices.materialise(variable, {}, target)
-    target.backend.adopt(devices.contents(variable), array)
+    try:
+        target.backend.adopt(devices.contents(variable), array)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise _not_taken(array, error) from None
     return Leaf(variable)
+
+
+def _not_taken(array: Any, error: Exception) -> InvalidValue:
+    return InvalidValue(
+        explain(
+            f"this array does not let itself be taken over: {error}",
+            expected="numbers of a dtype that Aforo has, and no gradients attached",
+            received=f"{type(array).__name__} of {getattr(array, 'dtype', 'an unknown dtype')}",
+            fix="af.from_dlpack(x.detach().float()), for a PyTorch tensor",
+        )
+    )
 
 
 def evaluate(tensors: Sequence[Tensor]) -> None:

@@ -54,7 +54,8 @@ class Model(Compiled):
         """Train on x (n, …) and y for a number of epochs; lists or dicts of arrays for several inputs or outputs.
 
         Everything is checked before the first step. `seed` fixes the shuffles, epoch by epoch. `validation_split` holds out
-        that fraction from the end of the data. verbose: 0 silent, 1 a progress bar, 2 a line an epoch, "auto" 1 in a terminal.
+        that fraction from the end of the data. Arrays are read while it runs, or before it (where the device keeps them): they
+        must not change meanwhile. verbose: 0 silent, 1 a progress bar, 2 a line an epoch, "auto" 1 in a terminal.
 
         memory_budget: the most bytes that training may own, e.g. "8GiB". If whole batches do not fit, they run in micro-batches
         (the same gradients to rounding; statistics of the batch are then those of each micro-batch) or compute activations

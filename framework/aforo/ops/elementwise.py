@@ -204,6 +204,9 @@ def _same_spec(name: str, out: str | None = None) -> Callable[..., Spec]:
             raise InvalidValue(explain(f"{name} takes tensors of one shape.", received=f"{a!r} and {b!r}"))
         if a.dtype != b.dtype and not (name == "multiply" and b.dtype == "bool"):
             raise InvalidType(explain(f"{name} takes tensors of one dtype.", received=f"{a!r} and {b!r}"))
+        if name == "subtract" and a.dtype == "bool":
+            fix = 'af.ops.cast(a, "float32") - af.ops.cast(b, "float32")'
+            raise InvalidType(explain("subtract takes numbers.", received=f"{a!r} and {b!r}", fix=fix))
         return a.shape, out or a.dtype
 
     return spec
