@@ -3,8 +3,10 @@
 AFORO_TEST_DEVICE=simulated (or cuda) lets that backend stand in wherever a test says nothing, or "cpu".
 """
 
+import gc
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -28,6 +30,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if mark := item.get_closest_marker("about_numpy"):
                 (why,) = mark.args
                 item.add_marker(pytest.mark.skip(reason=f"{DEVICE} stands in for the CPU, and {why}"))
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """No collection of older models interferes with the count of bytes."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

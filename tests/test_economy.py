@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -301,15 +300,6 @@ def test_random_operations_are_copied_and_variables_are_written_once() -> None:
 
 
 # --- a budget that is kept --------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def uncollected() -> Iterator[None]:
-    """No collection of older models interferes with the count of bytes."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 @pytest.mark.parametrize("block", range(8))

@@ -587,7 +587,7 @@ def test_what_is_computed_again_is_held_as_planned() -> None:
 
 
 @pytest.mark.parametrize("kind", ["layers", "cycle"])
-def test_a_budget_lets_loops_run_in_blocks(kind: str) -> None:
+def test_a_budget_lets_loops_run_in_blocks(kind: str, uncollected: None) -> None:
     """With the same weights, in bytes that are those planned; below what micro-batches alone would need."""
     x, y = data(12, 60, 3), data(12, 1, seed=1)
 
@@ -613,12 +613,10 @@ def test_a_budget_lets_loops_run_in_blocks(kind: str) -> None:
     for share in (0.9, 0.0):
         model = make()
         budget = budget_between(model, 12, share, data=rows)
-        with tracing():
-            held = array_bytes()
-            plan = model.fit(x, y, batch_size=12, epochs=2, verbose=0, shuffle=False, memory_budget=budget).plan
-            assert plan is not None
-            report = model.memory(12, length=60, rows=12, memory_budget=budget)
-            assert array_bytes() - held == report.total_bytes == plan.total_bytes - on_the_device(report)
+        held = af.memory.allocated("cpu")
+        plan = model.fit(x, y, batch_size=12, epochs=2, verbose=0, shuffle=False, memory_budget=budget).plan
+        report = model.memory(12, length=60, rows=12, memory_budget=budget)
+        assert af.memory.allocated("cpu") - held == report.total_bytes == plan.total_bytes - on_the_device(report)
         assert plan.total_bytes <= budget and plan.way.blocks and plan.extra_flops > 0
         assert "loops over time in blocks" in str(plan)
         for a, b in zip(model.get_weights(), plain.get_weights(), strict=True):
@@ -626,7 +624,7 @@ def test_a_budget_lets_loops_run_in_blocks(kind: str) -> None:
     assert plan.micro_batch == 1
 
 
-def test_longer_sequences_to_validate_with_are_within_the_budget() -> None:
+def test_longer_sequences_to_validate_with_are_within_the_budget(uncollected: None) -> None:
     def make() -> af.Sequential:
         model = af.Sequential([af.GRU(8, return_sequences=True, input_shape=[None, 3]), af.Dense(2)])
         model.compile("mse", "adam")
@@ -634,15 +632,14 @@ def test_longer_sequences_to_validate_with_are_within_the_budget() -> None:
 
     x, y, v, w = (data(12, length, n).astype("float32") for length, n in ((20, 3), (20, 2), (200, 3), (200, 2)))
     budget = make().memory(12, length=20).total_bytes + 10_000
-    with tracing():
-        held = af.memory.allocated("cpu")
-        model = make()
-        during: list[int] = []
-        watch = af.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: during.append(af.memory.allocated("cpu") - held))
-        options = {"batch_size": 12, "verbose": 0, "memory_budget": budget, "callbacks": watch}
-        plan = model.fit(x, y, validation_data=(v, w), **options).plan
-        assert during[-1] == plan.total_bytes <= budget
-        assert plan.micro_batch < 12, "the sequences to validate with take nothing"
+    held = af.memory.allocated("cpu")
+    model = make()
+    during: list[int] = []
+    watch = af.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: during.append(af.memory.allocated("cpu") - held))
+    options = {"batch_size": 12, "verbose": 0, "memory_budget": budget, "callbacks": watch}
+    plan = model.fit(x, y, validation_data=(v, w), **options).plan
+    assert during[-1] == plan.total_bytes <= budget
+    assert plan.micro_batch < 12, "the sequences to validate with take nothing"
 
 
 # --- one step at a time -----------------------------------------------------------------------------------------------
