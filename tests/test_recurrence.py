@@ -496,6 +496,43 @@ def test_gradients_through_a_called_model_are_those_of_training(make: Callable[[
         assert_close(each.numpy(), a - b, 1e-9)
 
 
+COUNTED: dict[str, Callable[[Any], Any]] = {
+    "mean over time": lambda x: af.ops.mean(x, 1),
+    "variance over time": lambda x: af.ops.var(x, 1),
+    "mean of all": lambda x: x - af.ops.mean(x),
+    "numbers of the steps": lambda x: x * af.ops.reshape(af.ops.iota(x.shape[1], "float64"), (1, x.shape[1], 1)),
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_what_counts_steps_or_rows_counts_those_it_is_called_with(name: str) -> None:
+    """Between the layers of a model that is called on numbers, or stands in another model, of a length of its own or any."""
+    x = data(3, 7, 2)
+    inputs = af.Input([None, 2], dtype="float64")
+    inner = af.Model(inputs, COUNTED[name](inputs))
+    expected = COUNTED[name](af.tensor(x, "float64")).numpy()
+    assert_close(inner.predict(x), expected, 1e-13)
+    assert_close(inner(af.tensor(x, "float64")).numpy(), expected, 1e-13)
+    for length in (7, None):
+        outside = af.Input([length, 2], dtype="float64")
+        assert_close(af.Model(outside, inner(outside)).predict(x), expected, 1e-13)
+
+
+def test_the_gradient_through_a_called_model_of_two_cycles() -> None:
+    x, a = af.Input([None, 3], dtype="float64"), af.Feedback([3], "learnt", dtype="float64")
+    h = af.Dense(3, "tanh")(x + a)
+    a.connect(h)
+    b = af.Feedback([3], af.ops.mean(h, 1), dtype="float64")
+    q = af.Dense(3, "tanh")(b + a + h)
+    b.connect(q)
+    model = af.Model(x, q)
+    given, y = data(2, 6, 3), data(2, 6, 3, seed=1)
+    error = af.losses.mse(af.tensor(y, "float64"), model(af.tensor(given, "float64")))
+    found = af.grad(error, model.weights)
+    for each, expected in zip(found, gradients(model, "mse", given, y), strict=True):  # type: ignore[arg-type]
+        assert_close(each.numpy(), expected, 1e-9)
+
+
 @pytest.mark.parametrize("kind", ["learnt start", "tied weights"])
 def test_weights_between_layers_are_held_once(kind: str) -> None:
     def make() -> af.Model:

@@ -8,11 +8,11 @@ from typing import Any
 
 from .errors import InvalidType, InvalidValue, explain
 from .graph import BATCH as BATCH_ROLE
-from .graph import Tensor, Variable, leaf
+from .graph import Tensor, Variable, apply, leaf
 from .layers.context import Context, collecting
 from .layers.layer import Call, Layer
 from .recurrence import Cycle, Feedback, Record, needed, ordered, read_by, replayed, turn
-from .specs import BATCH, TIME, Shape, Size, as_dtype, as_sample, written
+from .specs import BATCH, TIME, Shape, Size, as_dtype, as_sample, replaced, written
 
 
 def Input(shape: Any, dtype: Any = "float32", name: str | None = None) -> Tensor:
@@ -53,9 +53,7 @@ class Topology:
 
         def current(x: Tensor) -> Tensor:
             if id(x) not in now:
-                # A weight in an expression between layers is the weight itself, not its value when this was written.
-                origin = x.variable.origin if x.op == "variable" else None
-                now[id(x)] = x if origin is None else weights[origin] if origin in weights else leaf(origin)
+                now[id(x)] = self._leaf(x, weights, sizes)
             return now[id(x)]
 
         sizes: dict[str, Size] = {"time": steps}
@@ -68,6 +66,15 @@ class Topology:
             else:
                 replayed([run], now, current, sizes)
         return [current(x) for x in self.outputs]
+
+    def _leaf(self, x: Tensor, weights: Mapping[Variable, Tensor], sizes: Mapping[str, Size]) -> Tensor:
+        """What is computed from nothing: weights as they are now; constants, which may count rows or steps, at these sizes."""
+        if x.op != "variable":
+            attributes = {key: replaced(value, sizes) for key, value in x.attributes.items()}
+            return x if attributes == x.attributes else apply(x.op, **attributes)
+        # A weight in an expression between layers is the weight itself, not its value when this was written.
+        origin = x.variable.origin
+        return x if origin is None else weights[origin] if origin in weights else leaf(origin)
 
 
 def _symbols(x: Tensor) -> list[tuple[str, int]]:
