@@ -256,8 +256,8 @@ class Model(Compiled):
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the whole model to one file: layers, weights, and its training so far, which `af.load_model` continues bit for
-        bit. Functions and classes of your own are in it by name; states that `step` keeps are not. The file is replaced whole, or
-        not at all."""
+        bit. Functions and classes of your own are in it by name, states that `step` keeps are not. The file is replaced whole,
+        or not at all."""
         from .io import save_model
 
         save_model(self, path)
