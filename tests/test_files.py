@@ -531,6 +531,17 @@ def test_a_weight_of_a_layer_outside_the_net_is_refused(tmp_path: Path) -> None:
         af.Model(x, x @ outside.kernel).save(tmp_path / "model.aforo")
 
 
+def test_what_counts_rows_or_steps_counts_them_again(tmp_path: Path) -> None:
+    x = af.Input([None, 3])
+    numbers = af.ops.reshape(af.ops.iota(x.shape[1], "float32"), (1, x.shape[1], 1))
+    model = af.Model(x, af.Dense(2)(x * numbers + af.ops.mean(x, 1, keepdims=True)))
+    model.save(tmp_path / "model.aforo")
+    again = af.load_model(tmp_path / "model.aforo")
+    for length in (5, 9):
+        series = RNG.normal(size=(4, length, 3))
+        assert np.array_equal(again.predict(series), model.predict(series))
+
+
 def test_recurrent_layers_are_layers(tmp_path: Path) -> None:
     af.set_seed(6)
     x = af.Input([None, 3])

@@ -227,7 +227,9 @@ class Writer:
         """A weight, a constant or an array in an expression between layers."""
         if x.op == "constant":
             return {"constant": self.value(x.attributes, "constant")}
-        assert x.op == "variable" and not x.symbolic
+        if x.op != "variable":  # counts rows or steps
+            return {"leaf": [x.op, self.value(x.attributes, x.op)]}
+        assert not x.symbolic
         variable = x.variable.origin or x.variable
         for layer in called:
             for number, weight in enumerate(layer.weights):

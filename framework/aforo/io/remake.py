@@ -162,6 +162,8 @@ class Reader:
             found = self.layer(content[0]).weights[content[1]]
         elif kind == "constant":
             found = apply("constant", **self.value(content, at))
+        elif kind == "leaf":
+            found = apply(content[0], **self.value(content[1], at))
         else:
             values = self.archive.arrays[content]
             found = tensor(values, values.dtype.name)
