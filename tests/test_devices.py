@@ -294,6 +294,23 @@ def test_a_move_takes_slots_counters_and_state_along_before_and_after_everything
 
 
 @needs_compiler
+def test_tensors_that_a_model_computes_with_move_with_it():
+    between, within = af.tensor([1.0, 2.0, 3.0]), af.tensor([0.5, 1.0, 2.0])
+    i = af.Input([3])
+    model = af.Model(i, af.Lambda(lambda x: x * within)(af.Dense(3)(i)) + between)
+    model.compile("mse", "sgd")
+    x, y = data(8)[0][:, :3], np.zeros((8, 3))
+    expected = model.predict(x)
+    for device in ("simulated", "simulated:1", "cpu", "simulated"):
+        model.to(device)
+        np.testing.assert_allclose(model.predict(x), expected, atol=1e-6)
+        assert between.device == within.device == device
+    model.train_on_batch(x, y)
+    fresh = af.Model(i, af.Dense(3)(i) * af.tensor([1.0, 2.0, 3.0])).to("simulated")  # before anything ran
+    assert fresh.predict(x).shape == (8, 3)
+
+
+@needs_compiler
 def test_a_move_that_fails_leaves_everything_where_it_was(monkeypatch):
     x, y = data()
     model = network(af.SGD(momentum=0.9))

@@ -791,6 +791,15 @@ def test_a_loss_is_a_layer_that_predictions_know_nothing_of() -> None:
         af.losses.mse(y[:, :2], double(p))
 
 
+@pytest.mark.parametrize("key", [np.array([0, 2]), np.array([[True, False]]), [0, 2], 1.5, "a", np.zeros(3)])
+def test_a_tensor_is_not_indexed_by_arrays(key: Any) -> None:
+    for x in (double(drawn(4, 3)), af.Input([3])):
+        for index in (key, (slice(None), key), (..., key)):
+            with pytest.raises(af.Error, match=r"indexed by whole numbers(.|\n)*af.ops.gather"):
+                x[index]
+    assert double(drawn(4, 3))[:, np.array(2)].shape == (4,) == double(drawn(4, 3))[:, np.int64(2)].shape
+
+
 def test_what_is_true_is_not_subtracted() -> None:
     t = af.tensor([True, False], dtype="bool")
     with pytest.raises(af.Error, match=r"subtract takes numbers(.|\n)*af.ops.cast\(a"):

@@ -11,7 +11,7 @@ from . import optimizers, steps
 from .collector import uncollected
 from .errors import InvalidState, InvalidType, InvalidValue, explain
 from .graph import BATCH as BATCH_ROLE
-from .graph import OPTIMIZER_STATE, STATE, Graph, Variable, leaf, tracing
+from .graph import OPTIMIZER_STATE, STATE, TENSOR, Graph, Variable, leaf, tracing
 from .heads import Head, make_heads
 from .layers.context import Context, collecting
 from .layers.layer import Layer
@@ -354,8 +354,9 @@ class Compiled(Network):
         return self
 
     def _carried(self) -> list[Variable]:
-        """What moves with the model: weights, slots, totals, counters, states that are kept."""
-        return [
+        """What moves with the model: weights, slots, totals, counters, states that are kept, and tensors it computes with."""
+        graphs = [*self._graphs.values(), *([self.graph(steps.PREDICTION)] if self.built else [])]
+        carried = [
             *(weight.variable for weight in self.weights),
             *(slot for own in self._slots.values() for slot in own.values()),
             *(variable for total in self.totals.values() for variable in total.variables.values()),
@@ -363,7 +364,9 @@ class Compiled(Network):
             self._row,
             *(self.optimizer.variables(self._step) if self.optimizer else ()),
             *(variable for own in self.states.values() for variable in own),
+            *(variable for graph in graphs for variable in graph.variables if variable.role == TENSOR),
         ]
+        return list(dict.fromkeys(carried))
 
     def _slots_of_batches(self) -> list[Variable]:
         slots = (*self.inputs, *(head.target for head in self.heads), self.sample_weight)

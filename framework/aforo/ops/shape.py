@@ -6,6 +6,7 @@ A view costs no time and no bytes: the plan gives it the memory of its input.
 from __future__ import annotations
 
 import builtins
+import operator
 from collections.abc import Sequence
 from types import EllipsisType
 from typing import Any
@@ -300,7 +301,7 @@ def getitem(x: Tensor, key: Any) -> Tensor:
     taken = builtins.sum(k is not None and k is not Ellipsis for k in keys)
     if taken > x.ndim:
         raise InvalidValue(explain(f"{taken} indices for a tensor of shape {written(x.shape)}."))
-    if Ellipsis not in keys:
+    if not builtins.any(k is Ellipsis for k in keys):  # not `in`: an array among them would be compared
         keys.append(Ellipsis)
     where = next(i for i, k in enumerate(keys) if k is Ellipsis)
     keys[where : where + 1] = [slice(None)] * (x.ndim - taken)
@@ -335,16 +336,17 @@ def _bounds(key: int | slice | EllipsisType, size: Size) -> tuple[Size, Size, in
         if isinstance(first, int) and isinstance(last, int) and first >= last:
             raise InvalidValue(explain(f"this slice of an axis of size {size} is empty.", received=key))
         return first, last, by
-    if not hasattr(key, "__index__"):
+    try:
+        index = operator.index(key)  # type: ignore[arg-type]
+    except TypeError:
         raise InvalidType(
             explain(
                 "a tensor is indexed by whole numbers, slices, None and `...`.",
                 received=type(key).__name__,
                 fix="af.ops.gather(x, indices) for an array of indices",
             )
-        )
+        ) from None
     position = _position(key, size)
-    index: int = key.__index__()  # type: ignore[union-attr]
     if isinstance(size, int) and not -size <= index < size:
         raise InvalidValue(explain(f"index {key} is outside an axis of size {size}."))
     return position, position + 1, 1
