@@ -76,7 +76,7 @@ class Value:
 
 @dataclass
 class Step:
-    """One instruction: reads, then writes dense values, most often one."""
+    """One instruction: reads, then writes dense values, most often one; or a part of one (see `joined`)."""
 
     op: str
     place: Place
@@ -87,11 +87,21 @@ class Step:
     flops: Size = 0
     after: frozenset[int] = frozenset()  # values that must have been computed, though it does not read them
     loop: Any = None  # a plan.loops.Loop, where the step is one
+    into: tuple[Layout | None, ...] = ()  # for each value that it writes: where in it; nothing, or None: all of it
 
     @property
     def needs(self) -> list[int]:
         """What must have been computed before it."""
         return [*(read.value for read in self.reads), *self.after]
+
+    def written(self) -> list[tuple[int, Layout | None]]:
+        """What it writes, and where in that; None: all of it."""
+        return list(zip(self.writes, self.into or (None,) * len(self.writes), strict=True))
+
+    @property
+    def parts(self) -> set[int]:
+        """The values of which it writes a part."""
+        return {value for value, place in self.written() if place is not None}
 
     @property
     def overwrites(self) -> Sequence[int]:
@@ -131,6 +141,14 @@ class Draft:
     def writers(self) -> dict[int, int]:
         """For every value that is computed, the step that writes it."""
         return {value: index for index, step in enumerate(self.steps) for value in step.writes}
+
+    def makers(self) -> dict[int, list[int]]:
+        """For every value that is computed, all steps that write it or a part of it."""
+        found: dict[int, list[int]] = {}
+        for index, step in enumerate(self.steps):
+            for value in step.writes:
+                found.setdefault(value, []).append(index)
+        return found
 
     def givers(self, step: Step, written: int) -> list[int]:
         """Inputs whose memory what the step writes may take, if it is their last reader: they lie as the output does."""

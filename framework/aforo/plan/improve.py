@@ -26,10 +26,12 @@ class Usage:
         self.size = [nbytes(i) if value.in_arena else 0 for i, value in enumerate(values)]
         self.reads: list[list[int]] = []
         self.writes: list[list[tuple[int, list[int]]]] = []  # each value with those whose memory it may take
+        self.parts: list[set[int]] = []  # values of which a step writes a part: the first one opens their memory
         self.scratch: list[int] = []
         for step in draft.steps:
             self.reads.append(list(dict.fromkeys(read.value for read in step.reads if values[read.value].in_arena)))
-            written = [value for value in step.writes if values[value].in_arena]
+            self.parts.append(step.parts)
+            written = [value for value in step.writes if values[value].in_arena and value not in step.parts]
             self.writes.append([(value, draft.givers(step, value)) for value in written])
             self.scratch.append(sum(self.size[value] for value in step.scratch))
         self.readers = draft.readers()
@@ -41,7 +43,11 @@ class Usage:
         """The most bytes alive at once, and the turn at which they are."""
         left, size = self._left.copy(), self.size
         live = most = at = 0
+        begun: set[int] = set()
         for turn, index in enumerate(order):
+            if new := self.parts[index] - begun:
+                begun |= new
+                live += sum(size[value] for value in new)
             scratch = self.scratch[index]
             live += scratch
             given: list[int] = []

@@ -15,13 +15,13 @@ def dependencies(draft: Draft) -> list[set[int]]:
     Those that write what it reads or waits for; and before the first write of a variable's new value, every reader of its old
     one.
     """
-    writer = draft.writers()
-    before = [{writer[value] for value in step.needs if value in writer} for step in draft.steps]
+    makers = draft.makers()
+    before = [{index for value in step.needs for index in makers.get(value, ())} for step in draft.steps]
     readers = draft.readers()
     for variable, chain in draft.chains.items():
         old = draft.old.get(variable)
         if old is not None:
-            first = writer[chain[0]]
+            (first,) = makers[chain[0]]
             before[first].update(index for index in readers[old] if index != first)
     return before
 

@@ -15,9 +15,10 @@ from ..specs import Layout, Shape, Size, value_bytes, varies
 from . import offsets
 from .draft import Constant, Draft, Operand, Step
 from .improve import Usage, improved
+from .join import joined
 from .loops import Loop, lower_loop
 from .lower import for_backend, lower
-from .order import by_creation, by_release, settle
+from .order import by_creation, by_release, dependencies, settle
 from .verify import verify
 
 _PLACED = 4_000  # steps of all orders for which places are sought
@@ -156,6 +157,11 @@ def make_plan(graph: Graph, profile: Profile, sizes: Mapping[str, int]) -> Plan:
         return known[shape, dtype]
 
     order, buffers, found = _placed(draft, before, nbytes)
+    apart = joined(draft)
+    if apart is not None:
+        other = _placed(apart, dependencies(apart), nbytes)
+        if _top(*other[1:]) <= _top(buffers, found):
+            draft, (order, buffers, found) = apart, other
     offset = {value: where for where, (_, values) in zip(found, buffers, strict=True) for value in values}
     plan = Plan(
         profile=profile,
@@ -190,11 +196,16 @@ def _placed(
             break  # what needs more at once is no better even when placed without a gap
         buffers = _share(draft, list(order), nbytes)
         found = offsets.place([interval for interval, _ in buffers])
-        peak = max((where + interval.nbytes for where, (interval, _) in zip(found, buffers, strict=True)), default=0)
+        peak = _top(buffers, found)
         if best is None or peak < best[0]:
             best = peak, list(order), buffers, found
     assert best is not None
     return best[1:]
+
+
+def _top(buffers: list[tuple[offsets.Interval, list[int]]], found: list[int]) -> int:
+    """Where the last buffer ends."""
+    return max((where + interval.nbytes for where, (interval, _) in zip(found, buffers, strict=True)), default=0)
 
 
 def _planned(draft: Draft, order: list[int]) -> tuple[PlannedStep, ...]:
@@ -202,7 +213,8 @@ def _planned(draft: Draft, order: list[int]) -> tuple[PlannedStep, ...]:
         return Operand(value, Layout.dense(draft.values[value].shape))
 
     def planned(step: Step) -> PlannedStep:
-        writes, scratch = tuple(map(whole, step.writes)), tuple(map(whole, step.scratch))
+        writes = tuple(whole(value) if place is None else Operand(value, place) for value, place in step.written())
+        scratch = tuple(map(whole, step.scratch))
         return PlannedStep(step.op, step.attributes, step.reads, writes, scratch, step.place, step.flops, step.after, step.loop)
 
     return tuple(planned(draft.steps[index]) for index in order)
@@ -224,9 +236,10 @@ def _share(draft: Draft, order: list[int], nbytes: Any) -> list[tuple[offsets.In
             members[value], first[value], start[value], last[value] = [value], value, now, now
         given: set[int] = set()  # inputs whose memory an output of this step took
         for out in step.writes:
-            if not draft.values[out].in_arena:
+            if not draft.values[out].in_arena or (out in step.parts and out in first):
                 continue
-            taken = next((value for value in draft.givers(step, out) if last[value] == now and value not in given), -1)
+            givers = () if out in step.parts else draft.givers(step, out)
+            taken = next((value for value in givers if last[value] == now and value not in given), -1)
             if taken < 0:
                 members[out], first[out], start[out] = [out], out, now
             else:

@@ -7,6 +7,7 @@ so no two live values can overlap, no variable is overwritten before its old val
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -99,8 +100,9 @@ def verify(plan: Plan, sizes: Mapping[str, int] | None = None) -> None:
         return where
 
     written = {operand.value for step in plan.steps for operand in (*step.writes, *step.scratch)}
+    used = written | {read.value for step in plan.steps for read in step.reads} | {each.value for each in plan.outputs.values()}
     for index, value in enumerate(plan.values):
-        if value.offset is None and index not in written:
+        if value.offset is None and index not in written and (index in used or value.variable is not None):
             home = value.variable if value.variable is not None else value.constant
             if home in before:
                 raise fault(0, f"needs value {index} of {home}, which nothing writes")
@@ -112,10 +114,12 @@ def verify(plan: Plan, sizes: Mapping[str, int] | None = None) -> None:
             raise fault(0, f"uses value {index} at offset {value.offset}, which is not an aligned place in the arena")
 
     done = set(range(len(plan.values))) - written
+    parts = Counter(write.value for step in plan.steps for write in step.writes)
     for number, step in enumerate(plan.steps):
         if not step.after <= done:
             raise fault(number, f"runs before value {min(step.after - done)}, for which it waits")
-        done.update(write.value for write in step.writes)
+        parts.subtract(write.value for write in step.writes)
+        done.update(write.value for write in step.writes if not parts[write.value])
         looks = [read(operand, number) for operand in step.reads]
         targets = [locate(write) for write in step.writes]
         for write, target in zip(step.writes, targets, strict=True):
