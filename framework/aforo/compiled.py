@@ -19,7 +19,7 @@ from .metrics import Total
 from .network import Network
 from .parameter import Parameter
 from .program import Program, Workspace
-from .settings import flag, whole
+from .settings import flag, strict, whole
 from .specs import BATCH, TIME, Shape, sizes_of, value_bytes, written
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class Compiled(Network):
         self._step_graph = None
         self._workspace = Workspace(self._device, self.tf32)
 
+    @strict
     def compile(self, loss: Any = None, optimizer: Any = "sgd", metrics: Any = None, loss_weights: Any = None) -> None:
         """Say what to train for. Names are checked here, and shapes too if they are known.
 

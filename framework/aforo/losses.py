@@ -14,7 +14,7 @@ from . import ops
 from .errors import InvalidType, InvalidValue, explain, located, unknown_name
 from .graph import Tensor
 from .ops.composed import one_hot, shifted
-from .ops.elementwise import as_tensor
+from .ops.operands import as_tensor
 from .specs import INTEGERS, Shape, count, written
 
 VALUES, CLASSES, ANY = "values", "classes", "any"

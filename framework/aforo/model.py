@@ -13,6 +13,7 @@ from . import steps, training
 from .compiled import Compiled
 from .errors import InvalidValue, explain
 from .graph import Tensor
+from .settings import strict
 from .specs import TIME
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Model(Compiled):
     steps: how many time steps a cycle runs, where no input has a time axis.
     """
 
+    @strict
     def fit(
         self,
         x: Any,
@@ -80,6 +82,7 @@ class Model(Compiled):
             memory_budget=memory_budget,
         )
 
+    @strict
     def evaluate(
         self,
         x: Any,
@@ -93,6 +96,7 @@ class Model(Compiled):
         """The loss on x and y, or a list of loss and metrics; a dict by name if asked."""
         return training.evaluate(self, x, y, batch_size, verbose, sample_weight, return_dict)
 
+    @strict
     def predict(self, x: Any, batch_size: int = 32, verbose: int | str = 0) -> Any:
         """The outputs for x: a new NumPy array, or a list or dict of them."""
         return training.predict(self, x, batch_size, verbose)
@@ -112,6 +116,7 @@ class Model(Compiled):
 
         reset(self, name)
 
+    @strict
     def train_on_batch(self, x: Any, y: Any, sample_weight: Any = None, class_weight: Mapping[int, float] | None = None) -> Any:
         """One step on this batch. Gives its loss before the update, or a list with the metrics."""
         return training.on_batch(self, x, y, sample_weight, class_weight, steps.TRAINING)

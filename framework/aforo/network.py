@@ -14,7 +14,7 @@ from .graph import BATCH as BATCH_ROLE
 from .graph import Tensor, Variable
 from .layers.layer import Call, Layer, flattened
 from .recurrence import Cycle
-from .settings import whole
+from .settings import strict, whole
 from .specs import TIME, Size, fits, written
 from .topology import Structure, Topology, capture
 
@@ -38,6 +38,7 @@ class Network(Layer):
                 )
             )
 
+    @strict
     def __init__(self, inputs: Any, outputs: Any, *, steps: int | None = None, name: str | None = None) -> None:
         super().__init__(name=name)
         self._start(None if steps is None else whole("steps", steps, 1))

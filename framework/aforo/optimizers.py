@@ -13,7 +13,7 @@ import numpy as np
 from . import device, ops
 from .errors import InvalidType, InvalidValue, explain, unknown_name
 from .graph import STATE, Tensor, Variable, leaf
-from .ops.elementwise import as_tensor
+from .ops.operands import as_tensor
 from .schedules import Schedule
 from .settings import number, refuse_options
 

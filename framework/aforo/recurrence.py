@@ -23,8 +23,8 @@ from .layers.layer import Call, Layer, flattened, mapped
 from .layers.recur import Steps, check_recompute, chosen
 from .loop import placeholder
 from .mixing import check_steps
-from .ops.elementwise import as_tensor
-from .settings import flag, title, whole
+from .ops.operands import as_tensor
+from .settings import flag, strict, title, whole
 from .specs import BATCH, TIME, Shape, Size, as_dtype, as_shape, fits, replaced, written
 
 
@@ -60,6 +60,7 @@ class Feedback(Tensor):
 
     __slots__ = ("connected", "initial_state", "mask", "recompute", "truncate")
 
+    @strict
     def __init__(
         self,
         shape: Any,

@@ -10,7 +10,7 @@ from typing import Any
 from . import ops
 from .errors import InvalidType, explain
 from .graph import Tensor
-from .settings import number, whole
+from .settings import number, strict, whole
 
 _ANY = float("inf")
 
@@ -27,6 +27,7 @@ class Schedule:
 class Constant(Schedule):
     """The same rate at every step."""
 
+    @strict
     def __init__(self, rate: float) -> None:
         self.rate = number("rate", rate, 0.0, _ANY)
 
@@ -37,6 +38,7 @@ class Constant(Schedule):
 class StepDecay(Schedule):
     """rate · factor^⌊step / every⌋."""
 
+    @strict
     def __init__(self, rate: float, every: int, factor: float = 0.1) -> None:
         self.rate = number("rate", rate, 0.0, _ANY)
         self.every = whole("every", every, 1)
@@ -49,6 +51,7 @@ class StepDecay(Schedule):
 class ExponentialDecay(Schedule):
     """rate · factor^(step / every)."""
 
+    @strict
     def __init__(self, rate: float, every: int, factor: float) -> None:
         self.rate = number("rate", rate, 0.0, _ANY)
         self.every = whole("every", every, 1)
@@ -61,6 +64,7 @@ class ExponentialDecay(Schedule):
 class CosineDecay(Schedule):
     """From rate to `end` along half a cosine, in `steps` steps; `end` from there on (Loshchilov and Hutter, 2017)."""
 
+    @strict
     def __init__(self, rate: float, steps: int, end: float = 0.0) -> None:
         self.rate = number("rate", rate, 0.0, _ANY)
         self.steps = whole("steps", steps, 1)
@@ -74,6 +78,7 @@ class CosineDecay(Schedule):
 class WarmUp(Schedule):
     """From 0 to the rate of another schedule in a straight line, in `steps` steps; then that schedule, from its start."""
 
+    @strict
     def __init__(self, then: Any, steps: int) -> None:
         self.then: Callable[[Tensor], Tensor] = then if callable(then) else Constant(then)
         self.steps = whole("steps", steps, 1)

@@ -13,6 +13,7 @@ from .layers.config import checked
 from .layers.layer import Call, Layer, revertible
 from .model import Model
 from .recurrence import Cycle
+from .settings import strict
 from .specs import BATCH, FLOATS, TIME, Shape, Size, as_dtype, as_sample, written
 from .topology import Structure
 
@@ -23,6 +24,7 @@ class Sequential(Model):
     layers: what to start with; `add` and `pop` change the stack. dtype: "float32", or "float64" for checks.
     """
 
+    @strict
     def __init__(self, layers: Sequence[Layer] | None = None, *, name: str | None = None, dtype: Any = "float32") -> None:
         Layer.__init__(self, name=name)
         self.dtype = as_dtype(dtype)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from inspect import signature
 from math import isfinite
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -64,25 +65,73 @@ def title(value: Any) -> str | None:
     return value
 
 
+# What does here what options of other frameworks do: the name of an option, or words.
+_INSTEAD = {
+    "activity_regularizer": "leave it out",
+    "batch_input_shape": "input_shape=[…], without the batch",
+    "batch_shape": "af.Input([…]), without the batch",
+    "bias": "use_bias",
+    "decay": "learning_rate=af.schedules.ExponentialDecay(0.1, every=1000, factor=0.9)",
+    "dim": "axis",
+    "dtype": 'af.Input([…], dtype="float64"), or Sequential([…], dtype="float64"): a layer computes in the dtype of its input',
+    "embedding_dim": "output_dim",
+    "hidden_size": "units",
+    "in_features": "leave it out: a layer takes its width from the data",
+    "input_dim": "input_shape=[{0}]",
+    "lr": "learning_rate",
+    "num_embeddings": "input_dim",
+    "out_features": "units",
+    "p": "rate",
+    "steps_per_epoch": "leave it out: an epoch goes through all rows",
+    "validation_batch_size": "leave it out: batch_size is that of the validation, too",
+    "validation_freq": "leave it out: each epoch is validated",
+    "validation_steps": "leave it out, or validation_data=(x[:n], y[:n])",
+    "weighted_metrics": "metrics",
+}
+_WITHOUT = ("jit_compile", "max_queue_size", "run_eagerly", "steps_per_execution", "use_multiprocessing", "workers")
+
+
 def refuse_options(owner: object, unknown: Mapping[str, Any]) -> None:
     """Raise for options that no constructor of the owner's classes takes. `owner.instead` says what does what some would do."""
     if not unknown:
         return
     parameters = [
-        p
+        name
         for cls in type(owner).__mro__[:-1]
         if "__init__" in vars(cls)
-        for p in list(signature(vars(cls)["__init__"]).parameters.values())[1:]
+        for name, p in list(signature(vars(cls)["__init__"]).parameters.items())[1:]
+        if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     ]
-    known = list(dict.fromkeys(p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)))
-    name, value = next(iter(unknown.items()))
-    near = nearest(name, known)
-    instead = getattr(owner, "instead", {}).get(name) or (f"{near}={value!r}" if near else f"leave {name} out")
-    raise InvalidType(
-        explain(
-            f"{type(owner).__name__} has no option {name!r}.",
-            expected=", ".join(known),
-            received=f"{name}={value!r}",
-            fix=instead,
-        )
+    known = list(dict.fromkeys(parameters))
+    raise _no_option(type(owner).__name__, known, *next(iter(unknown.items())), getattr(owner, "instead", {}))
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def strict(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, with a clear error for options that it does not have."""
+    code = function.__code__  # quicker than a signature: this runs for every function, at import
+    known = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    owner = function.__name__
+
+    @wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name, value in kwargs.items():
+            if name not in known:
+                raise _no_option(type(args[0]).__name__ if owner == "__init__" else owner, known, name, value, {})
+        return function(*args, **kwargs)
+
+    return checked
+
+
+def _no_option(owner: str, known: Sequence[str], name: str, value: Any, own: Mapping[str, str]) -> InvalidType:
+    known = [each for each in known if each != "self"]
+    words = own.get(name) or _INSTEAD.get(name, "")
+    near = words if words in known else "" if name in _WITHOUT else nearest(name, known)
+    said = "" if words.isidentifier() else words.format(value)
+    fix = said or (f"{near}={value!r}" if near else f"leave {name} out")
+    return InvalidType(
+        explain(f"{owner} has no option {name!r}.", expected=", ".join(known), received=f"{name}={value!r}", fix=fix)
     )

@@ -12,9 +12,11 @@ from .graph import Tensor, Variable, apply, leaf
 from .layers.context import Context, collecting
 from .layers.layer import Call, Layer
 from .recurrence import Cycle, Feedback, Record, needed, ordered, read_by, replayed, turn
+from .settings import strict
 from .specs import BATCH, TIME, Shape, Size, as_dtype, as_sample, replaced, written
 
 
+@strict
 def Input(shape: Any, dtype: Any = "float32", name: str | None = None) -> Tensor:
     """What a model is fed: a symbolic tensor of shape (batch, *shape), to call layers on.
 

@@ -7,7 +7,7 @@ from inspect import signature
 from typing import Any
 
 from ..errors import InvalidType, InvalidValue, explain
-from ..settings import number, whole
+from ..settings import number, strict, whole
 from .base import Callback, Logs
 from .watching import Watching
 
@@ -44,6 +44,7 @@ class LearningRateScheduler(Rate):
     A schedule of steps needs no callback: af.SGD(af.schedules.CosineDecay(0.1, steps=1000)).
     """
 
+    @strict
     def __init__(self, schedule: Callable[..., float], verbose: int = 0) -> None:
         if not callable(schedule):
             raise InvalidType(
@@ -78,6 +79,7 @@ class ReduceLROnPlateau(Watching, Rate):
     cooldown: epochs that are not counted after that. The rate never falls below min_lr.
     """
 
+    @strict
     def __init__(
         self,
         monitor: str = "val_loss",

@@ -7,7 +7,7 @@ from math import isfinite
 from typing import IO, Any
 
 from ..errors import InvalidType, InvalidValue, explain
-from ..settings import flag
+from ..settings import flag, strict
 from .base import Callback, Logs
 
 
@@ -34,6 +34,7 @@ class CSVLogger(Callback):
     append: go on with a file that is there, e.g. in training that is resumed.
     """
 
+    @strict
     def __init__(self, filename: str | os.PathLike[str], separator: str = ",", append: bool = False) -> None:
         self.filename = path_of(filename, 'af.callbacks.CSVLogger("training.csv")')
         self.separator = separator

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InvalidValue, explain, nearest, unknown_name
-from ..settings import flag, number, whole
+from ..settings import flag, number, strict, whole
 from .base import Callback, Logs
 from .recording import path_of
 
@@ -58,6 +58,7 @@ class EarlyStopping(Watching):
     start_from_epoch: earlier ones do not count. `stopped_epoch` is 0 if it did not stop; `best` and `best_epoch` say what was.
     """
 
+    @strict
     def __init__(
         self,
         monitor: str = "val_loss",
@@ -110,6 +111,7 @@ class ModelCheckpoint(Watching):
     the figure is the best so far, and better than initial_value_threshold. save_weights_only: as `save_weights` does.
     """
 
+    @strict
     def __init__(
         self,
         filepath: str | os.PathLike[str],

@@ -15,7 +15,7 @@ from .. import initializers
 from ..errors import InvalidState, InvalidType, InvalidValue, explain, located
 from ..graph import PARAMETERS, Tensor, Variable, apply, current_layer, tracing, within
 from ..graph.tensor import is_tracing, now
-from ..ops.elementwise import as_tensor
+from ..ops.operands import as_tensor
 from ..parameter import Parameter
 from ..random import Stream, new_stream
 from ..settings import refuse_options, title

@@ -10,7 +10,7 @@ import numpy as np
 from .. import initializers, ops
 from ..errors import InvalidType, InvalidValue, explain
 from ..graph import Tensor
-from ..ops.elementwise import as_tensor
+from ..ops.operands import as_tensor
 from ..settings import flag, whole
 from ..specs import FLOATS, written
 from .activation import Function, get

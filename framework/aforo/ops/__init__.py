@@ -1,6 +1,7 @@
 """The primitives, one record each, and the functions composed of them.
 
-`from aforo import ops`: every function takes tensors, arrays and numbers, and gives a tensor.
+`from aforo import ops`: every function takes tensors, arrays and numbers, and gives a tensor: of float32, unless a tensor of
+float64 takes part.
 """
 
 from ..graph import Tensor

@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 
 from ..graph import Spelling, Tensor
 from ..specs import Size
-from .elementwise import as_tensor, cast, equal, erf, exp, guard, log, maximum, minimum, sigmoid, sqrt, square
+from .elementwise import cast, equal, erf, exp, guard, log, maximum, minimum, sigmoid, sqrt, square
 from .leaves import iota
+from .operands import alike, as_tensor
 from .reduce import Axes, max, mean, sum
 from .shape import as_axis, concatenate, reshape, stop_gradient
 
@@ -115,11 +116,12 @@ def squeeze(x: Any, axis: int) -> Tensor:
 
 
 def stack(tensors: Sequence[Any], axis: int = 0) -> Tensor:
-    """Tensors of one shape, side by side along a new axis."""
-    return concatenate([expand_dims(x, axis) for x in tensors], axis)
+    """Tensors of one shape, side by side along a new axis; of the wider dtype, if they have two."""
+    return concatenate([expand_dims(x, axis) for x in alike(tensors)], axis)
 
 
-def one_hot(labels: Tensor, classes: Size) -> Tensor:
+def one_hot(labels: Any, classes: Size) -> Tensor:
     """Class numbers (…) as masks (…, classes), bool."""
+    labels = as_tensor(labels)
     column = reshape(labels, (*labels.shape, 1))
     return equal(column, cast(iota(classes, labels.dtype), labels.dtype))

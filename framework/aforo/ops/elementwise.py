@@ -10,18 +10,14 @@ from typing import Any
 import numpy as np
 
 from ..errors import InvalidType, InvalidValue, explain
-from ..graph import Sample, Tensor, apply, constant, current_layer, primitive
+from ..graph import Sample, Tensor, apply, constant, primitive
 from ..graph.primitive import Gradient, Spec
-from ..specs import FLOATS, Dim, Shape, as_dtype, written
+from ..specs import FLOATS, Shape, as_dtype, written
+from .operands import as_tensor, met, where_it_happened, wider
 from .shape import broadcast_to, repeated
 
 _TWO_OVER_ROOT_PI = 2.0 / sqrt_of(pi)
 _CONSTANT_STEPS = "it is constant between its jumps"
-
-
-def where_it_happened() -> str:
-    layer = current_layer()
-    return f" in layer {layer!r}" if layer else ""
 
 
 # --- unary ------------------------------------------------------------------------------------------------------------
@@ -295,49 +291,10 @@ _SYMMETRIC = {"maximum", "minimum"}
 _NEUTRAL = {"add": 0.0, "subtract": 0.0, "multiply": 1.0, "divide": 1.0}
 
 
-def as_tensor(x: Any, dtype: str | None = None) -> Tensor:
-    """x as a tensor: numbers and arrays become constants, of `dtype` unless they are arrays of whole numbers or masks."""
-    if isinstance(x, Tensor):
-        return x
-    if isinstance(x, (bool, int, float)):
-        return constant(x, dtype or "float32")
-    if isinstance(x, np.generic):
-        return constant(x.item(), dtype or "float32")
-    if isinstance(x, Dim):
-        x.no_value()
-    try:
-        array = np.asarray(x)
-    except ValueError:
-        array = np.empty(0, object)
-    if array.dtype.kind not in "fiub":
-        raise InvalidType(
-            explain(
-                f"this cannot take part in a forward{where_it_happened()}.",
-                expected="a tensor, a number, or an array of numbers",
-                received=type(x).__name__,
-            )
-        )
-    if array.dtype.kind == "f":
-        kind = dtype if dtype in FLOATS else "float32"
-    else:
-        kind = {"b": "bool"}.get(array.dtype.kind, "int64" if array.dtype.itemsize > 4 else "int32")
-    return constant(array if array.ndim else array.item(), kind)
-
-
-_PROMOTION = ("bool", "int32", "int64", "float32", "float64")
-
-
-def _met(x: Any, dtype: str) -> str:
-    """The dtype of a number that meets a tensor of this one: its own, unless it would not fit."""
-    if isinstance(x, (float, np.floating)) and dtype not in FLOATS:
-        return "float32"
-    return "int32" if dtype == "bool" and isinstance(x, (int, np.integer)) and not isinstance(x, bool) else dtype
-
-
 def promoted(name: str, a: Any, b: Any) -> tuple[Tensor, Tensor]:
     """Both as tensors of one dtype; a number takes the dtype of the tensor it meets."""
-    a = as_tensor(a, _met(a, b.dtype) if isinstance(b, Tensor) else None)
-    b = as_tensor(b, _met(b, a.dtype))
+    a = as_tensor(a, met(a, b.dtype) if isinstance(b, Tensor) else None)
+    b = as_tensor(b, met(b, a.dtype))
     if name == "divide" and a.dtype not in FLOATS and b.dtype not in FLOATS:
         return cast(a, "float32"), cast(b, "float32")
     if a.dtype == b.dtype:
@@ -346,8 +303,8 @@ def promoted(name: str, a: Any, b: Any) -> tuple[Tensor, Tensor]:
         return b, a
     if name == "multiply" and b.dtype == "bool" and a.dtype in FLOATS:
         return a, b
-    wider = max(a.dtype, b.dtype, key=_PROMOTION.index)
-    return cast(a, wider), cast(b, wider)
+    dtype = wider(a.dtype, b.dtype)
+    return cast(a, dtype), cast(b, dtype)
 
 
 def broadcast_shapes(name: str, a: Shape, b: Shape) -> Shape:

@@ -10,7 +10,7 @@ from ..errors import InvalidType, InvalidValue, explain
 from ..graph import Sample, Tensor, apply, primitive
 from ..graph.primitive import Spec
 from ..specs import INTEGERS, Dim, Size
-from .elementwise import as_tensor
+from .operands import as_tensor
 
 
 def _no_flops(node: Tensor) -> int:

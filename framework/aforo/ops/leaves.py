@@ -31,6 +31,6 @@ primitive("iota", spec=_iota_spec, stops="it is where a graph starts", flops=_no
 primitive("ones", spec=_iota_spec, stops="it is where a graph starts", flops=_no_flops)
 
 
-def iota(size: Size, dtype: str) -> Tensor:
+def iota(size: Size, dtype: str = "int64") -> Tensor:
     """0, 1, … size − 1, shape (size,)."""
     return apply("iota", size=size, dtype=dtype)

@@ -8,7 +8,8 @@ from ..errors import InvalidType, InvalidValue, explain
 from ..graph import Sample, Tensor, apply, primitive
 from ..graph.primitive import Spec
 from ..specs import FLOATS, Size, count, written
-from .elementwise import as_tensor, broadcast_shapes, where_it_happened
+from .elementwise import broadcast_shapes
+from .operands import as_tensor, where_it_happened
 from .shape import broadcast_to, reshape, transpose
 
 

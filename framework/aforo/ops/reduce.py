@@ -9,7 +9,8 @@ from ..errors import InvalidType, InvalidValue, explain
 from ..graph import Sample, Tensor, apply, constant, primitive
 from ..graph.primitive import Spec
 from ..specs import FLOATS, Shape, count
-from .elementwise import as_tensor, cast, equal, scalar_source
+from .elementwise import cast, equal, scalar_source
+from .operands import as_tensor
 from .shape import as_axis, broadcast_to, reshape, transpose
 
 Axes = int | Sequence[int] | None

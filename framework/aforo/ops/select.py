@@ -7,7 +7,8 @@ from typing import Any
 from ..errors import InvalidType, InvalidValue, explain
 from ..graph import Sample, Tensor, apply, primitive
 from ..graph.primitive import Spec
-from .elementwise import as_tensor, broadcast_shapes, promoted
+from .elementwise import broadcast_shapes, promoted
+from .operands import as_tensor
 from .shape import broadcast_to
 
 

@@ -15,6 +15,7 @@ from ..errors import InvalidType, InvalidValue, explain
 from ..graph import Sample, Tensor, apply, current_layer, primitive
 from ..graph.primitive import Spec
 from ..specs import TIME, Dim, Layout, Shape, Size, count, strides, written
+from .operands import alike, as_tensor
 
 
 def _no_flops(node: Tensor) -> int:
@@ -65,9 +66,9 @@ primitive(
 )
 
 
-def stop_gradient(x: Tensor) -> Tensor:
+def stop_gradient(x: Any) -> Tensor:
     """x, as a constant for derivatives."""
-    return apply("stop_gradient", x)
+    return apply("stop_gradient", as_tensor(x))
 
 
 # --- reshape ----------------------------------------------------------------------------------------------------------
@@ -105,8 +106,9 @@ primitive(
 )
 
 
-def reshape(x: Tensor, shape: Sequence[Size] | int) -> Tensor:
+def reshape(x: Any, shape: Sequence[Size] | int) -> Tensor:
     """x with another shape and the same values in the same order. One size may be -1: it follows from the others."""
+    x = as_tensor(x)
     sizes: list[Size] = [shape] if isinstance(shape, (int, Dim)) else list(shape)
     if sizes.count(-1) > 1:
         raise InvalidValue(explain("only one size of a reshape may be -1.", received=tuple(sizes)))
@@ -126,7 +128,7 @@ def reshape(x: Tensor, shape: Sequence[Size] | int) -> Tensor:
                 )
             )
     if tuple(sizes) == x.shape:
-        return x.used()
+        return as_tensor(x).used()
     if x.folds("reshape"):
         return reshape(x.inputs[0], sizes)
     return apply("reshape", x, shape=tuple(sizes))
@@ -159,13 +161,14 @@ primitive(
 )
 
 
-def transpose(x: Tensor, axes: Sequence[int] | None = None) -> Tensor:
+def transpose(x: Any, axes: Sequence[int] | None = None) -> Tensor:
     """x with its axes in another order; reversed if none is given."""
+    x = as_tensor(x)
     order = tuple(reversed(range(x.ndim))) if axes is None else tuple(as_axis(x, axis) for axis in axes)
     if sorted(order) != list(range(x.ndim)):
         raise InvalidValue(explain("transpose takes each axis once.", expected=f"{x.ndim} axes", received=axes))
     if order == tuple(range(x.ndim)):
-        return x.used()
+        return as_tensor(x).used()
     if x.folds("transpose"):
         inner = x.attributes["axes"]
         return transpose(x.inputs[0], [inner[axis] for axis in order])
@@ -227,9 +230,9 @@ primitive(
 )
 
 
-def broadcast_to(x: Tensor, shape: Sequence[Size]) -> Tensor:
+def broadcast_to(x: Any, shape: Sequence[Size]) -> Tensor:
     """x repeated to a larger shape, by NumPy's rule, without a byte of memory."""
-    return repeated(x, tuple(shape)).used()
+    return repeated(as_tensor(x), tuple(shape)).used()
 
 
 def repeated(x: Tensor, shape: Shape) -> Tensor:
@@ -408,9 +411,9 @@ primitive(
 )
 
 
-def concatenate(tensors: Sequence[Tensor], axis: int = -1) -> Tensor:
-    """Tensors one after the other along an axis they have in common."""
-    tensors = list(tensors)
+def concatenate(tensors: Sequence[Any], axis: int = -1) -> Tensor:
+    """Tensors one after the other along an axis they have in common; of the wider dtype, if they have two."""
+    tensors = alike(tensors)
     if not tensors:
         raise InvalidValue(explain("there is nothing to concatenate."))
     return tensors[0].used() if len(tensors) == 1 else apply("concatenate", *tensors, axis=as_axis(tensors[0], axis))

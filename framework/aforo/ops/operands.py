@@ -1,0 +1,75 @@
+"""What operations are given: tensors, numbers, arrays. What meets in one becomes of one dtype.
+
+A number, and an array of floating-point numbers, takes the dtype of the tensors beside it, float32 where there are none.
+Tensors of two dtypes become the wider one: bool, int32, int64, float32, float64. Matrix products take one dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from ..errors import InvalidType, explain
+from ..graph import Tensor, apply, constant, current_layer
+from ..specs import FLOATS, Dim
+
+_PROMOTION = ("bool", "int32", "int64", "float32", "float64")
+
+
+def where_it_happened() -> str:
+    layer = current_layer()
+    return f" in layer {layer!r}" if layer else ""
+
+
+def as_tensor(x: Any, dtype: str | None = None) -> Tensor:
+    """x as a tensor: numbers and arrays become constants, of `dtype` unless they are arrays of whole numbers or masks."""
+    if isinstance(x, Tensor):
+        return x
+    if isinstance(x, (bool, int, float)):
+        return constant(x, dtype or "float32")
+    if isinstance(x, np.generic):
+        return constant(x.item(), dtype or "float32")
+    if isinstance(x, Dim):
+        x.no_value()
+    try:
+        array = np.asarray(x)
+    except ValueError:
+        array = np.empty(0, object)
+    if array.dtype.kind not in "fiub":
+        raise InvalidType(
+            explain(
+                f"this cannot take part in a forward{where_it_happened()}.",
+                expected="a tensor, a number, or an array of numbers",
+                received=type(x).__name__,
+            )
+        )
+    if array.dtype.kind == "f":
+        kind = dtype if dtype in FLOATS else "float32"
+    else:
+        kind = {"b": "bool"}.get(array.dtype.kind, "int64" if array.dtype.itemsize > 4 else "int32")
+    return constant(array if array.ndim else array.item(), kind)
+
+
+def met(x: Any, dtype: str) -> str:
+    """The dtype of a number that meets a tensor of this one: its own, unless it would not fit."""
+    if isinstance(x, (float, np.floating)) and dtype not in FLOATS:
+        return "float32"
+    return "int32" if dtype == "bool" and isinstance(x, (int, np.integer)) and not isinstance(x, bool) else dtype
+
+
+def wider(*dtypes: str) -> str:
+    """The dtype that holds the values of all of these."""
+    return max(dtypes, key=_PROMOTION.index)
+
+
+def alike(values: Iterable[Any]) -> list[Tensor]:
+    """All as tensors of one dtype."""
+    values = list(values)
+    known = [x.dtype for x in values if isinstance(x, Tensor)]
+    tensors = [as_tensor(x, met(x, wider(*known)) if known else None) for x in values]
+    if not tensors:
+        return tensors
+    dtype = wider(*(x.dtype for x in tensors))
+    return [x if x.dtype == dtype else apply("cast", x, dtype=dtype) for x in tensors]

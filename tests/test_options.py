@@ -1,0 +1,128 @@
+"""Options that something does not have: named, with those it has and one that does what was meant; nothing changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import aforo as af
+
+X, Y = np.random.default_rng(0).normal(size=(8, 3)), np.zeros((8, 1))
+
+
+def model() -> af.Sequential:
+    made = af.Sequential([af.Dense(1, input_shape=[3])])
+    made.compile(loss="mse", optimizer="sgd")
+    return made
+
+
+OWNERS: dict[str, Callable[..., Any]] = {
+    "Dense": lambda **o: af.Dense(2, **o),
+    "LSTM": lambda **o: af.LSTM(2, **o),
+    "Embedding": lambda **o: af.Embedding(3, 2, **o),
+    "Dropout": lambda **o: af.Dropout(0.5, **o),
+    "Feedback": lambda **o: af.Feedback([3], **o),
+    "Input": lambda **o: af.Input([3], **o),
+    "Sequential": lambda **o: af.Sequential([af.Dense(1)], **o),
+    "Model": lambda **o: af.Model(x := af.Input([3]), af.Dense(1)(x), **o),
+    "compile": lambda **o: model().compile(loss="mse", **o),
+    "fit": lambda **o: model().fit(X, Y, verbose=0, **o),
+    "evaluate": lambda **o: model().evaluate(X, Y, **o),
+    "predict": lambda **o: model().predict(X, **o),
+    "train_on_batch": lambda **o: model().train_on_batch(X, Y, **o),
+    "SGD": lambda **o: af.SGD(**o),
+    "Adam": lambda **o: af.Adam(**o),
+    "EarlyStopping": lambda **o: af.callbacks.EarlyStopping(**o),
+    "ModelCheckpoint": lambda **o: af.callbacks.ModelCheckpoint("best.aforo", **o),
+    "ReduceLROnPlateau": lambda **o: af.callbacks.ReduceLROnPlateau(**o),
+    "LearningRateScheduler": lambda **o: af.callbacks.LearningRateScheduler(lambda epoch: 0.1, **o),
+    "CSVLogger": lambda **o: af.callbacks.CSVLogger("log.csv", **o),
+    "StepDecay": lambda **o: af.schedules.StepDecay(0.1, 10, **o),
+    "ExponentialDecay": lambda **o: af.schedules.ExponentialDecay(0.1, 10, 0.5, **o),
+    "CosineDecay": lambda **o: af.schedules.CosineDecay(0.1, 10, **o),
+}
+
+
+@pytest.mark.parametrize("owner", OWNERS)
+def test_an_option_that_nobody_has_is_refused_by_name(owner: str) -> None:
+    OWNERS[owner]()
+    with pytest.raises(af.Error, match=f"{owner} has no option 'zzz'") as caught:
+        OWNERS[owner](zzz=1)
+    assert isinstance(caught.value, TypeError)
+    text = str(caught.value)
+    assert "expected: " in text and "received: zzz=1" in text and text.endswith("fix: leave zzz out")
+
+
+TYPOS = [
+    ("fit", {"bach_size": 4}, "batch_size=4"),
+    ("fit", {"epoch": 2}, "epochs=2"),
+    ("compile", {"optimiser": "adam"}, "optimizer='adam'"),
+    ("compile", {"metric": ["mae"]}, "metrics=['mae']"),
+    ("compile", {"weighted_metrics": ["mae"]}, "metrics=['mae']"),
+    ("Feedback", {"initial": "learnt"}, "initial_state='learnt'"),
+    ("Sequential", {"dtyp": "float64"}, "dtype='float64'"),
+    ("SGD", {"lr": 0.25}, "learning_rate=0.25"),
+    ("Adam", {"lr": 0.25}, "learning_rate=0.25"),
+    ("EarlyStopping", {"pacience": 3}, "patience=3"),
+    ("Dense", {"bias": False}, "use_bias=False"),
+    ("Dense", {"input_dim": 3}, "input_shape=[3]"),
+    ("LSTM", {"return_sequence": True}, "return_sequences=True"),
+    ("StepDecay", {"facter": 0.5}, "factor=0.5"),
+]
+
+
+@pytest.mark.parametrize(("owner", "options", "fix"), TYPOS)
+def test_the_fix_is_the_option_that_was_meant_and_it_works(owner: str, options: dict[str, Any], fix: str) -> None:
+    with pytest.raises(af.Error) as caught:
+        OWNERS[owner](**options)
+    assert str(caught.value).splitlines()[-1].strip() == f"fix: {fix}"
+    OWNERS[owner](**eval(f"dict({fix})"))
+
+
+WORDS = [
+    ("Dense", "dtype", "takes|computes"),
+    ("Dense", "in_features", "from the data"),
+    ("Dense", "activity_regularizer", "leave it out"),
+    ("Dense", "batch_input_shape", "without the batch"),
+    ("Input", "batch_shape", "without the batch"),
+    ("SGD", "decay", r"af\.schedules"),
+    ("fit", "steps_per_epoch", "all rows"),
+    ("fit", "validation_freq", "each epoch"),
+    ("fit", "validation_steps", "validation_data"),
+    ("fit", "validation_batch_size", "batch_size"),
+    ("fit", "workers", "leave workers out"),
+    ("fit", "use_multiprocessing", "leave use_multiprocessing out"),
+    ("compile", "run_eagerly", "leave run_eagerly out"),
+    ("compile", "jit_compile", "leave jit_compile out"),
+    ("compile", "steps_per_execution", "leave steps_per_execution out"),
+    ("LSTM", "stateful", r"model\.step"),
+    ("LSTM", "dropout", r"af\.Dropout"),
+]
+
+
+@pytest.mark.parametrize(("owner", "option", "says"), WORDS)
+def test_options_of_other_frameworks_are_answered_in_words(owner: str, option: str, says: str) -> None:
+    with pytest.raises(af.Error, match=f"fix: .*({says})"):
+        OWNERS[owner](**{option: 1})
+
+
+def test_a_refused_call_changes_nothing() -> None:
+    net = model()
+    before = net.get_weights()
+    with pytest.raises(af.Error):
+        net.fit(X, Y, bach_size=4)
+    with pytest.raises(af.Error):
+        net.compile(loss="mae", optimizer="adam", jit_compile=True)
+    assert all(np.array_equal(a, b) for a, b in zip(before, net.get_weights(), strict=True))
+    expected = float(np.mean((net.predict(X) - Y) ** 2))
+    assert net.evaluate(X, Y) == pytest.approx(expected, rel=1e-5)  # still its own loss
+
+
+def test_what_is_checked_looks_as_it_did() -> None:
+    from inspect import signature
+
+    assert list(signature(af.Model.fit).parameters)[:4] == ["self", "x", "y", "batch_size"]
+    assert af.Input.__doc__ is not None and af.Model.fit.__doc__ is not None and af.Feedback.__init__.__name__ == "__init__"
