@@ -230,10 +230,22 @@ def test_the_documented_gradients_at_kinks() -> None:
     np.testing.assert_array_equal(slopes(ops.relu, [-1.0, 0.0, 2.0])[0], [0, 0, 1])
     np.testing.assert_array_equal(slopes(ops.absolute, [-1.0, 0.0, 2.0])[0], [-1, 0, 1])
     np.testing.assert_array_equal(slopes(ops.maximum, [1.0, 2.0, 3.0], [2.0, 2.0, 2.0]), [[0, 0, 1], [1, 1, 0]])
-    np.testing.assert_array_equal(slopes(ops.minimum, [1.0, 2.0, 3.0], [2.0, 2.0, 2.0]), [[1, 0, 0], [0, 1, 1]])
+    np.testing.assert_array_equal(slopes(ops.minimum, [1.0, 2.0, 3.0], [2.0, 2.0, 2.0]), [[1, 1, 0], [0, 0, 1]])
     np.testing.assert_allclose(slopes(ops.max, [3.0, 1.0, 3.0, 3.0])[0], [1 / 3, 0, 1 / 3, 1 / 3])
     halves = np.array([[0.5, 0.5], [1.0, 0.0]])
     np.testing.assert_allclose(slopes(lambda x: ops.min(x, 1), [[0.0, 0.0], [1.0, 2.0]])[0], halves)
+
+
+@pytest.mark.parametrize(
+    ("function", "slope"), [(ops.elu, 1.0), (ops.leaky_relu, 0.2), (lambda x: ops.clip(x, -1.0, 0.0), 1.0)]
+)
+def test_a_function_of_two_pieces_has_the_slope_of_one_of_them_where_they_meet(function: Any, slope: float) -> None:
+    np.testing.assert_allclose(slopes(function, [0.0])[0], [slope], rtol=1e-15)
+
+
+def test_the_gradients_of_the_larger_and_the_smaller_of_two_numbers_sum_to_one_each() -> None:
+    both = slopes(lambda a, b: ops.maximum(a, b) + ops.minimum(a, b), [1.0, 2.0, 3.0], [2.0, 2.0, 2.0])
+    np.testing.assert_array_equal(both, np.ones((2, 3)))
 
 
 def test_the_gradients_of_a_maximum_with_itself_sum_to_one() -> None:

@@ -114,3 +114,32 @@ def test_tables_that_offer_to_numpy_are_taken_as_arrays():
     x, y = [[1.0, 2.0], [3.0, 4.0]], [1.0, 2.0]
     assert (model.predict(Frame(x)) == model.predict(x)).all()
     assert model.evaluate(Frame(x), Frame(y)) == model.evaluate(np.array(x), np.array(y))
+
+
+def test_a_file_that_cannot_be_opened_or_decoded_says_so(tmp_path):
+    for path in (tmp_path / "missing.csv", tmp_path, 3.5, None):
+        with pytest.raises(af.Error, match="cannot be read"):
+            load(path, "y")
+    old = tmp_path / "old.csv"
+    old.write_bytes("año,y\n1,2\n".encode("latin-1"))
+    with pytest.raises(af.Error, match=r"not written in utf-8(.|\n)*latin-1"):
+        load(old, "y")
+    x, y = load(old, "y", encoding="latin-1")
+    assert x.tolist() == [[1.0]] and y.tolist() == [[2.0]]
+    with pytest.raises(af.Error, match="encoding is not known"):
+        load(old, "y", encoding="latin-uno")
+
+
+def test_names_of_columns_are_text_one_or_several(table):
+    path = table("a,b,y\n1,2,3\n4,5,6\n")
+    assert load(path, "y", columns="b")[0].tolist() == [[2.0], [5.0]]
+    for wrong in ({"targets": 4}, {"targets": [4]}, {"targets": "y", "columns": [0]}):
+        with pytest.raises(af.Error, match="names of columns"):
+            load(path, **wrong)
+
+
+def test_decimal_commas_are_recognised_in_the_fix(table):
+    path = table("a;y\n2,5;1\n-3,25;2\n")
+    with pytest.raises(af.Error, match='fix: load_csv\\(…, decimal=","\\)'):
+        load(path, "y")
+    assert load(path, "y", decimal=",")[0].tolist() == [[2.5], [-3.25]]

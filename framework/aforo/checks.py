@@ -55,29 +55,39 @@ def as_array(data: Any, what: str) -> Array:
             )
         )
     if odd or array.dtype != object:
-        raise InvalidType(_no_numbers(odd[0] if odd else None, array.dtype, what))
+        raise InvalidType(_no_numbers(odd, array.dtype, what))
     return array.astype(float)
 
 
 _NUMBERS = (int, float, np.integer, np.floating, np.bool_)
 
 
-def _no_numbers(odd: Any, dtype: Any, what: str) -> str:
+def _no_numbers(found: Sequence[Any], dtype: Any, what: str) -> str:
     """The text of the error for data that holds something else than numbers."""
-    name = in_code(what)
+    name, odd = in_code(what), next(iter(found), None)
     if isinstance(odd, (str, bytes)):
         csv = "af.datasets.load_csv(path, targets=[…], one_hot=True)"
         fix = f"{csv} maps text labels to numbers, and so does aforo.sklearn.Classifier"
+        if all(map(_is_number, found)):
+            fix = f"np.array({name}, dtype=float)"
         return explain(f"{what} holds text, not numbers.", expected="numbers", received=repr(odd), fix=fix)
-    fix = f"{name} = np.array({name}, dtype=float)"
+    fix = f"{name} = np.array([[*row] for row in {name}], dtype=float)"
     if odd is None:
-        fix = f"{name} = [row for row in {name} if None not in row] drops the rows with gaps"
+        fix = f"np.array({name}, dtype=float) makes nan of None"
     elif dtype.kind == "c" or isinstance(odd, complex):
         fix = f"{name}.real, or np.concatenate([{name}.real, {name}.imag], axis=-1)"
     elif dtype.kind in "Mm":
         fix = f"{name}.astype(int) counts units of {dtype}"
     received = f"an array of {dtype}" if dtype.kind != "O" else repr(odd)
     return explain(f"{what} must hold real numbers.", expected="numbers", received=received, fix=fix)
+
+
+def _is_number(text: Any) -> bool:
+    try:
+        float(text)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def in_code(what: str) -> str:
@@ -122,9 +132,9 @@ def check_rows(array: Array, shape: Shape, what: str, other: str) -> None:
         )
     fix = other
     if fits(array.shape, shape[1:]):
-        fix = f"{name}[None] adds a batch axis to one sample"
+        fix = f"np.asarray({name})[None] adds a batch axis to one sample"
     elif array.ndim == 1 and len(shape) == 2 and shape[1] == 1:
-        fix = f"{name}[:, None] makes it one column"
+        fix = f"np.asarray({name})[:, None] makes it one column"
     elif array.ndim == len(shape) == 2 and array.shape[0] == shape[1]:
         fix = f"{name}.T, if its rows and columns are exchanged"
     raise InvalidValue(
@@ -149,16 +159,27 @@ def check_finite(array: Array, dtype: str, what: str) -> None:
             f"{what} holds {value} in row {row}.",
             expected=f"finite numbers that {dtype} can hold",
             received=str(value),
-            fix=f"{name} = {name}[np.isfinite({name}).all(axis=-1)] drops such rows, np.nan_to_num replaces them",
+            fix=_without(name, float(value), dtype),
         )
     )
+
+
+def _without(name: str, value: float, dtype: str) -> str:
+    """What to do about rows that hold a number that the dtype cannot hold; what is dropped is dropped of all data."""
+    if np.isfinite(value):
+        return f'{name} / {abs(value):g} makes it small enough; or a model of dtype="float64"' * (dtype == "float32")
+    rest = {"x": ", and so for y", "y": ", and so for x", "x_val": ", and so for y_val", "y_val": ", and so for x_val"}
+    keep = f"keep = np.isfinite(np.asarray({name})).reshape(len({name}), -1).all(axis=1)"
+    zeros = f"np.nan_to_num({name}) makes 0 of nan; " * bool(np.isnan(value))
+    return f"{zeros}{keep}; {name} = np.asarray({name})[keep]{rest.get(name, '')}"
 
 
 def as_inputs(data: Any, variable: Variable, what: str = "x") -> Array:
     array = as_array(data, what)
     sizes = ", ".join(map(str, array.shape[1:]))
+    other = f"input_shape=[{sizes}] in the first layer, or af.Input([{sizes}]), for such samples"
     check_rows(
-        array, variable.shape, what, f"input_shape=[{sizes}] in the first layer, or af.Input([{sizes}]), for such samples"
+        array, variable.shape, what, other if sizes else f"np.full({written((1, *variable.shape[1:]))}, {in_code(what)})"
     )
     check_finite(array, variable.dtype if variable.dtype in FLOATS else "float64", what)
     if variable.dtype in INTEGERS:
@@ -355,7 +376,7 @@ def check_same_rows(x: Array, y: Array, x_name: str = "x", y_name: str = "y") ->
                 f"{x_name} and {y_name} differ in their number of rows.",
                 expected="as many rows in each",
                 received=f"{len(x)} rows of {x_name}, {len(y) if y.shape else 'a single number'} of {y_name}",
-                fix=f"n = min(len({in_code(x_name)}), len({in_code(y_name)}))",
+                fix="what drops rows of one must drop those of the other: x, y = x[keep], y[keep]",
             )
         )
 

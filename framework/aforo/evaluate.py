@@ -238,7 +238,7 @@ def grad(of: Tensor, wrt: Tensor | Sequence[Tensor]) -> Any:
             )
     wanted = [_as_in(of, w) for w in (wrt if many else [wrt])]  # type: ignore[arg-type]
     found = gradient(of, wanted)
-    evaluate([of, *found])
+    evaluate([of, *found, *wanted])  # what is asked for again a step later begins at numbers
     return found if many else found[0]
 
 

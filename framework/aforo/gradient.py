@@ -43,7 +43,7 @@ def pullback(seeds: Sequence[tuple[Tensor, Tensor]], wrt: Sequence[Tensor]) -> l
 
 def _walk(seeds: Sequence[tuple[Tensor, Tensor]], wrt: Sequence[Tensor]) -> tuple[dict[int, Tensor], list[Tensor]]:
     """The gradients of all nodes between, by id, and the nodes where the way back ends."""
-    nodes = ancestors([y for y, _ in seeds])
+    nodes = ancestors([y for y, _ in seeds], min((w.serial for w in wrt), default=0))  # what is older depends on none
     depends = {id(w) for w in wrt}
     for node in nodes:
         if any(id(i) in depends for i in node.inputs):

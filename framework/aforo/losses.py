@@ -10,11 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from . import ops
 from .errors import InvalidType, InvalidValue, explain, located, unknown_name
 from .graph import Tensor
 from .ops.composed import one_hot, shifted
-from .ops.operands import as_tensor
+from .ops.operands import as_tensor, real
 from .specs import INTEGERS, Shape, count, written
 
 VALUES, CLASSES, ANY = "values", "classes", "any"
@@ -34,10 +36,32 @@ class Loss:
     target: str = VALUES
 
     def __call__(self, y_true: Any, y_pred: Any) -> Tensor:
-        y_pred = as_tensor(y_pred)
+        y_pred = real(y_pred)
         y_true = as_tensor(y_true, y_pred.dtype)
+        y_true = ops.cast(y_true, y_pred.dtype) if self.target == VALUES else self._classes(y_true, y_pred)
         self.check(y_true, y_pred)
         return ops.mean(self.per_sample(y_true, y_pred))
+
+    def _classes(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """Class numbers as fit takes them, too: as a column, and as floats; checked where they are known."""
+        if self.target != CLASSES or not y_pred.shape:
+            return y_true
+        if y_true.shape == (*y_pred.shape[:-1], 1):
+            y_true = ops.squeeze(y_true, -1)
+        if y_true.symbolic or y_pred.shape[:-1] != y_true.shape:
+            return y_true
+        classes, values = y_pred.shape[-1], Tensor.evaluation.numpy(y_true)
+        odd = values[(values != np.floor(values)) | (values < 0) | (values >= classes)]
+        if odd.size:
+            raise InvalidValue(
+                explain(
+                    f"{self.name} is given a class that the predictions do not have.",
+                    expected=f"whole numbers from 0 to {classes - 1}",
+                    received=odd[0],
+                    fix=f"predictions of {int(odd.max()) + 1} classes" if odd.min() >= 0 else "number the classes from 0",
+                )
+            )
+        return ops.cast(y_true, "int64") if y_true.dtype not in INTEGERS else y_true
 
     def per_step(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """(batch, time, …) -> (batch, time): each time step as a sample of its own."""
@@ -59,9 +83,19 @@ class Loss:
                     f"{self.name} cannot compare these targets with these predictions.",
                     expected=f"targets: {kind}of shape {written(shape)} for predictions of shape {written(y_pred.shape)}",
                     received=f"{written(y_true.shape)} {y_true.dtype}",
-                    fix="af.tensor(labels)" if kind else "y_true.reshape(y_pred.shape)",
+                    fix=self._fix(y_true, y_pred),
                 )
             )
+
+    def _fix(self, y_true: Tensor, y_pred: Tensor) -> str | None:
+        """What would make these targets fit."""
+        if self.target == CLASSES:
+            return "af.ops.argmax(y_true) for one-hot rows" if y_true.shape == y_pred.shape else None
+        if count(y_true.shape) == count(y_pred.shape):
+            return "y_true.reshape(y_pred.shape)"
+        if "categorical" in self.name and y_true.shape == y_pred.shape[:-1]:
+            return f"np.eye({y_pred.shape[-1]})[labels], or sparse_categorical_crossentropy"
+        return None
 
     def __repr__(self) -> str:
         return f"<loss {self.name}>"

@@ -198,20 +198,8 @@ class Network(Layer):
     def set_weights(self, arrays: Sequence[Any]) -> None:
         """Give all weights new values. Nothing changes unless all of them fit."""
         self.require_built()
-        weights = self.weights
-        if len(arrays) != len(weights):
-            raise InvalidValue(
-                explain(
-                    "the number of arrays differs from that of the weights.",
-                    expected=len(weights),
-                    received=len(arrays),
-                    fix="arrays in the order of model.get_weights()",
-                )
-            )
-        checked = [devices.check_values(weight.variable, values) for weight, values in zip(weights, arrays, strict=True)]
         with self.lock:
-            for weight, values in zip(weights, checked, strict=True):
-                devices.write(weight.variable, values, self._device)
+            super().set_weights(arrays)
 
 
 def _unique(names: Sequence[str]) -> list[str]:

@@ -142,8 +142,8 @@ def before_activation(layer: Dense, out: Tensor) -> Tensor:
     own = sorted(found.values(), key=lambda node: node.serial)
     t = next((node for node in own if any(x is layer.kernel for x in node.inputs)), out)
     for node in own:
-        grows = node.op == "add" and any(layer.bias in x.inputs or x is layer.bias for x in node.inputs)
-        if t in node.inputs and (node.op == "reshape" or grows):
+        grows = node.op == "add" and any(b is layer.bias for x in node.inputs for b in (x, *x.inputs))
+        if any(x is t for x in node.inputs) and (node.op == "reshape" or grows):
             t = node
     return t
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from . import device as devices
+from .errors import InvalidState, explain
 from .graph import PRIMITIVES, Place, Tensor, Variable
-from .graph.tensor import is_tracing
+from .graph.tensor import current_layer, is_tracing
 
 
 class Leaf(Tensor):
-    """A tensor whose value can be assigned."""
+    """A tensor whose value can be assigned: `assign`, or w -= 0.1 * g."""
 
     __slots__ = ()
 
@@ -49,6 +51,32 @@ class Leaf(Tensor):
         """Give it new values of the same shape: numbers, or a tensor, which is computed here and remembered without lineage."""
         array = values.numpy() if isinstance(values, Tensor) else values
         devices.write(self.variable, devices.check_values(self.variable, array), self.variable.device or devices.CPU)
+
+    def __iadd__(self, other: Any) -> Leaf:
+        return self._becomes("+", lambda: self + other)
+
+    def __isub__(self, other: Any) -> Leaf:
+        return self._becomes("-", lambda: self - other)
+
+    def __imul__(self, other: Any) -> Leaf:
+        return self._becomes("*", lambda: self * other)
+
+    def __itruediv__(self, other: Any) -> Leaf:
+        return self._becomes("/", lambda: self / other)
+
+    def _becomes(self, operator: str, computed: Callable[[], Tensor]) -> Leaf:
+        """Itself, with a value computed from its own. What was computed from it before keeps the old one."""
+        if is_tracing() or current_layer():
+            raise InvalidState(
+                explain(
+                    f"{operator}= assigns to a weight, which a forward may not do.",
+                    expected="what a forward gives, as something new",
+                    received=f"{operator}= on {self!r}",
+                    fix=f"y = w {operator} …; add_update(w, value) for what each training step leaves behind",
+                )
+            )
+        self.assign(computed())
+        return self
 
     def __repr__(self) -> str:
         return f"<Tensor {self.shape} {self.dtype} on {self.device}>"

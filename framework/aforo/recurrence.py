@@ -243,6 +243,9 @@ class Whole:
     def keep(self, state: Tensor, after: Tensor) -> None:
         self.kept.append(after)
 
+    def turn(self) -> None:
+        """All steps are there at once."""
+
 
 @dataclass(frozen=True)
 class Cycle:

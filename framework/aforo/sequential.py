@@ -44,6 +44,15 @@ class Sequential(Model):
         self._inputs = Structure(("x",), "one")
         self._outputs = Structure(("y",), "one")
         self._start()
+        if isinstance(layers, Layer):
+            raise InvalidType(
+                explain(
+                    "a stack is made of a list of layers.",
+                    expected="[af.Dense(4), …]",
+                    received=repr(layers),
+                    fix="af.Sequential([layer, …])",
+                )
+            )
         for layer in layers or []:
             self.add(layer)
 

@@ -52,6 +52,9 @@ class Kept:
     def keep(self, state: Tensor, after: Tensor) -> None:
         self.updates[self._of[id(state)]] = after
 
+    def turn(self) -> None:
+        """Nothing in a prediction depends on how many steps there were."""
+
 
 def trace(model: Compiled) -> tuple[list[Variable], Graph]:
     """The slots of one step of each input, and the graph of a step."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from os import PathLike, fspath
 from typing import Any
 
@@ -33,9 +34,10 @@ def load_csv(
     text becomes class numbers, (n,) int64, and text in x is refused. `one_hot` also maps a single target of whole numbers.
     missing: "error", "drop" the row, or "mean" of the column for numbers. delimiter: found in the first line unless given.
     """
+    wanted = _names("targets", targets)
+    chosen = None if columns is None else _names("columns", columns)
     names, lines = _read(path, delimiter, encoding)
-    wanted = [targets] if isinstance(targets, str) else list(targets)
-    features = [name for name in names if name not in wanted] if columns is None else list(columns)
+    features = [name for name in names if name not in wanted] if chosen is None else chosen
     for name in [*wanted, *features]:
         if name not in names:
             raise unknown_name("column", name, names)
@@ -54,12 +56,13 @@ def load_csv(
     text = [name for name in features if read[name].dtype.kind == "U"]
     if text and not one_hot:
         number, cells = lines[0]
+        codes = "load_csv(…, one_hot=True) makes a column of 0 and 1 for each value"
         raise InvalidType(
             explain(
                 f"column {text[0]!r} holds text.",
                 expected="numbers",
                 received=f"{cells[used[text[0]]]!r} in line {number}",
-                fix="load_csv(…, one_hot=True) makes a column of 0 and 1 for each value",
+                fix='load_csv(…, decimal=",")' if _is_fraction(cells[used[text[0]]]) else codes,
             )
         )
     x = np.concatenate([_encoded(read[name]) for name in features], axis=1)
@@ -72,9 +75,42 @@ def load_csv(
     return x, np.concatenate([_encoded(read[name]) for name in wanted], axis=1)
 
 
+def _names(what: str, given: Any) -> list[str]:
+    """Names of columns, one or several."""
+    names = [given] if isinstance(given, str) or not hasattr(given, "__iter__") else list(given)
+    for name in names:
+        if not isinstance(name, str):
+            raise InvalidType(
+                explain(f"{what} are names of columns.", expected="text", received=repr(name), fix=f'{what}=["N1"]')
+            )
+    return names
+
+
+@contextmanager
+def _opened(path: str | PathLike[str], encoding: str) -> Iterator[Any]:
+    """The file, to be read as text."""
+    try:
+        with open(path, newline="", encoding=encoding) as file:
+            yield file
+    except (OSError, TypeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "a path is text"
+        text = explain(f"this table cannot be read: {reason}.", received=repr(path), fix="print(os.listdir())")
+        raise InvalidValue(text) from None
+    except LookupError:
+        raise InvalidValue(explain("this encoding is not known.", received=repr(encoding), fix='encoding="utf-8"')) from None
+    except UnicodeDecodeError as error:
+        raise InvalidValue(
+            explain(
+                f"{fspath(path)} is not written in {encoding}.",
+                received=f"byte 0x{error.object[error.start]:02x} at {error.start}",
+                fix='encoding="latin-1", as older spreadsheets write',
+            )
+        ) from None
+
+
 def _read(path: str | PathLike[str], delimiter: str | None, encoding: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """The column names, and every row with its line number."""
-    with open(path, newline="", encoding=encoding) as file:
+    with _opened(path, encoding) as file:
         first = file.readline()
         if delimiter is None:
             delimiter = max(",;\t|", key=first.count)
@@ -99,6 +135,12 @@ def _read(path: str | PathLike[str], delimiter: str | None, encoding: str) -> tu
     if not lines:
         raise InvalidValue(explain(f"{fspath(path)} holds no rows.", expected="rows below the line of column names"))
     return names, lines
+
+
+def _is_fraction(cell: str) -> bool:
+    """Whether it is a number with a decimal comma."""
+    whole, comma, rest = cell.partition(",")
+    return bool(comma) and whole.lstrip("+-").isdigit() and rest.isdigit()
 
 
 def _is_missing(cell: str) -> bool:

@@ -13,13 +13,16 @@ from .tensor import Tensor, within
 from .variable import Variable
 
 
-def ancestors(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """These tensors and all they are computed from, inputs first. No recursion: a net may be thousands of layers deep."""
+def ancestors(tensors: Iterable[Tensor], since: float = -1) -> list[Tensor]:
+    """These tensors and all they are computed from, inputs first. No recursion: a net may be thousands of layers deep.
+
+    since: leave out what is older, by serial.
+    """
     found = {id(tensor): tensor for tensor in tensors}
     stack = list(found.values())
     while stack:
         for tensor in stack.pop().inputs:
-            if id(tensor) not in found:
+            if id(tensor) not in found and tensor.serial >= since:
                 found[id(tensor)] = tensor
                 stack.append(tensor)
     return sorted(found.values(), key=lambda tensor: tensor.serial)

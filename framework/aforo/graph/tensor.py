@@ -102,6 +102,9 @@ class Operations(Protocol):
     def binary(self, name: str, a: Any, b: Any) -> Tensor: ...
     def negative(self, x: Tensor) -> Tensor: ...
     def absolute(self, x: Tensor) -> Tensor: ...
+    def opposite(self, mask: Tensor) -> Tensor: ...
+    def both(self, a: Any, b: Any) -> Tensor: ...
+    def either(self, a: Any, b: Any) -> Tensor: ...
     def exponential(self, base: Any, x: Tensor) -> Tensor: ...
     def power(self, x: Any, exponent: Any) -> Tensor: ...
     def matmul(self, a: Any, b: Any) -> Tensor: ...
@@ -217,6 +220,26 @@ class Tensor:
     def __le__(self, other: Any) -> Tensor:
         return self.operations.binary("greater_equal", other, self)
 
+    def __eq__(self, other: Any) -> Any:
+        """Elementwise, as a mask; a tensor is found in a dict or a set by what it is, not by its numbers."""
+        return self.operations.binary("equal", self, other) if _has_numbers(other) else NotImplemented
+
+    def __ne__(self, other: Any) -> Any:
+        return self.operations.opposite(self == other) if _has_numbers(other) else NotImplemented
+
+    __hash__ = object.__hash__
+
+    def __and__(self, other: Any) -> Tensor:
+        return self.operations.both(self, other)
+
+    def __or__(self, other: Any) -> Tensor:
+        return self.operations.either(self, other)
+
+    __rand__, __ror__ = __and__, __or__
+
+    def __invert__(self) -> Tensor:
+        return self.operations.opposite(self)
+
     def __abs__(self) -> Tensor:
         return self.operations.absolute(self)
 
@@ -312,10 +335,14 @@ class Tensor:
         """Operators between an array and a tensor are the tensor's; what else NumPy computes, it computes from numbers."""
         name = ufunc.__name__ if method == "__call__" else f"{ufunc.__name__}.{method}"
         if not options:
-            if name in ("add", "subtract", "multiply", "divide", "greater", "greater_equal"):
+            if name in ("add", "subtract", "multiply", "divide", "greater", "greater_equal", "equal"):
                 return self.operations.binary(name, *inputs)
             if name in ("less", "less_equal"):
                 return self.operations.binary(name.replace("less", "greater"), *reversed(inputs))
+            if name in ("bitwise_and", "bitwise_or"):  # the & and | of an array and a tensor
+                return self.operations.both(*inputs) if name == "bitwise_and" else self.operations.either(*inputs)
+            if name == "not_equal":
+                return self.operations.opposite(self.operations.binary("equal", *inputs))
             if name in ("matmul", "power"):
                 return getattr(self.operations, name)(*inputs)
         return self._in_numpy(name, getattr(ufunc, method), inputs, options)
@@ -351,6 +378,47 @@ class Tensor:
 
     def __repr__(self) -> str:
         return f"<Tensor {self.op} {written(self.shape)} {self.dtype}>"
+
+    def __str__(self) -> str:
+        """Its numbers, where it has any yet."""
+        return repr(self) if self.symbolic or current_layer() else str(self.numpy())
+
+    def __format__(self, form: str) -> str:
+        return format(self.item(), form) if form else str(self)
+
+    def __round__(self, digits: int | None = None) -> float | int:
+        return round(self.item(), digits)
+
+    if not TYPE_CHECKING:  # a type checker would take every attribute for a known one
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("__"):
+                raise AttributeError(name)
+            known = _ELSEWHERE.get(name) or (f"af.ops.{name}(t)" if name in self.operations.names() else "")
+            fix = known or "t.numpy() is an array, with all that arrays have"
+            raise AttributeError(explain(f"a tensor has no {name!r}.", fix=fix), name=name, obj=self)
+
+
+_ELSEWHERE = {
+    "argmin": "af.ops.argmax(-t)",
+    "astype": 'af.ops.cast(t, "float64")',
+    "backward": "af.grad(E, t), for a number E",
+    "copy": "af.tensor(t)",
+    "cpu": 't.to("cpu")',
+    "cuda": 't.to("cuda")',
+    "detach": "af.ops.stop_gradient(t)",
+    "dot": "a @ b",
+    "flatten": "t.reshape(-1)",
+    "grad": "af.grad(E, t), for a number E",
+    "ravel": "t.reshape(-1)",
+    "size": "t.numpy().size",
+    "tolist": "t.numpy().tolist()",
+}
+
+
+def _has_numbers(value: Any) -> bool:
+    """Whether a tensor can be compared with it, number by number."""
+    return isinstance(value, (Tensor, bool, int, float, list, tuple)) or hasattr(value, "__array__")
 
 
 def _numbers(value: Any) -> Any:

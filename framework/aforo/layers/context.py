@@ -56,6 +56,9 @@ class Carrier(Protocol):
     def keep(self, state: Tensor, after: Tensor) -> None:
         """What that state is after this step."""
 
+    def turn(self) -> Tensor | None:
+        """The number of this time step, where steps are numbered."""
+
 
 _context: ContextVar[Context | None] = ContextVar("context", default=None)
 

@@ -7,6 +7,7 @@ from typing import Any
 from .. import initializers, regularizers
 from ..errors import InvalidType, InvalidValue, explain
 from ..graph import Tensor
+from ..settings import flag
 from ..specs import written
 from .activation import Function, activated, get
 from .layer import Layer
@@ -38,7 +39,7 @@ class Dense(Layer):
             raise InvalidValue(explain("units, the layer's width, must be 1 or more.", received=units, fix="af.Dense(4)"))
         self.units = units.__index__()
         self.activation = get(activation)
-        self.use_bias = use_bias
+        self.use_bias = flag("use_bias", use_bias)
         self.kernel_initializer = initializers.get(kernel_initializer)
         self.bias_initializer = initializers.get(bias_initializer)
         self.kernel_regularizer = regularizers.get(kernel_regularizer)

@@ -14,11 +14,14 @@ from ..settings import number
 from .context import current
 from .layer import Layer
 
+_TURNS = 2**20  # time steps that are told apart
+
 
 class Dropout(Layer):
     """In training, each value is 0 with probability `rate`, and 1 / (1 − rate) times itself otherwise; x itself elsewhere.
 
-    Srivastava et al. (2014). The mask depends on the seed, the layer, the step and the row: the same on every device.
+    Srivastava et al. (2014). The mask depends on the seed, the layer, the step, the row and the time step: the same on every
+    device.
     """
 
     takes = "one"
@@ -33,6 +36,9 @@ class Dropout(Layer):
             return x
         context = current()
         number_of_step = context.step() if context.step is not None else self._own_step(x)
+        turn = context.carrier.turn() if context.carrier is not None else None
+        if turn is not None:  # on a cycle, each time step draws anew
+            number_of_step = number_of_step * _TURNS + turn
         use = context.draws.get(id(self), 0)  # a layer that stands in a net twice draws anew
         context.draws[id(self)] = use + 1
         key = self._stream.key(f"dropout/{use}" if use else "dropout")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from functools import wraps
 from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from .. import device as devices
 from .. import initializers
 from ..errors import InvalidState, InvalidType, InvalidValue, explain, located
 from ..graph import PARAMETERS, Tensor, Variable, apply, current_layer, tracing, within
@@ -18,8 +19,8 @@ from ..graph.tensor import is_tracing, now
 from ..ops.operands import as_tensor
 from ..parameter import Parameter
 from ..random import Stream, new_stream
-from ..settings import refuse_options, title
-from ..specs import FLOATS, Dim, Shape, as_sample, as_shape, written
+from ..settings import flag, refuse_options, title
+from ..specs import BATCH, FLOATS, TIME, Dim, Shape, as_sample, as_shape, fits, written
 from .config import checked, plain, recorded
 from .context import Context, collecting, current
 
@@ -31,6 +32,9 @@ class Call:
     layer: Layer
     inputs: tuple[Any, ...]
     outputs: tuple[Tensor, ...]
+
+
+_UNBUILT = "give it input_shape=[…], or call it on data first"
 
 
 class Layer:
@@ -71,7 +75,7 @@ class Layer:
         self.given_input_shape: Shape | None = None if input_shape is None else as_given(input_shape, "input_shape")
         self.dtype = "float32"
         self.built = False
-        self._trainable = bool(trainable)
+        self._trainable = flag("trainable", trainable)
         self._own: list[Parameter] = []
         self._stream = new_stream()
 
@@ -96,7 +100,24 @@ class Layer:
                         fix="def __init__(self, …): super().__init__()",
                     )
                 )
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+            if name.startswith("__"):
+                raise AttributeError(name)
+            what = f"layer {self.name!r} has no {name!r}"
+            text = explain(f"{what}.") if self.built else explain(f"{what} yet: its weights depend on its input.", fix=_UNBUILT)
+            raise AttributeError(text, name=name, obj=self)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        held = vars(self).get(name)
+        if isinstance(held, Parameter) and not isinstance(value, Parameter):
+            raise InvalidType(
+                explain(
+                    f"layer {self.name!r} keeps its weight {name!r}: a value is assigned to it.",
+                    expected=f"new values of shape {written(held.shape)}",
+                    received=f"another {name}: {value!r}",
+                    fix=f"layer.{name}.assign(values), or layer.{name} -= change",
+                )
+            )
+        super().__setattr__(name, value)
 
     @property
     def name(self) -> str:
@@ -140,7 +161,7 @@ class Layer:
 
     @trainable.setter
     def trainable(self, value: bool) -> None:
-        self._trainable = bool(value)
+        self._trainable = flag("trainable", value)
         for weight in self._own:
             weight.variable.trainable = self._trainable and weight.variable.trained
         for layer in self.sublayers():
@@ -239,14 +260,30 @@ class Layer:
             weight.variable.trainable = trainable and weight.variable.trained
         Layer.changes += 1
 
+    def get_weights(self) -> list[Any]:
+        """Copies of its weights, in the order of `weights`."""
+        return [weight.numpy() for weight in self.weights]
+
+    def set_weights(self, arrays: Sequence[Any]) -> None:
+        """Give its weights new values. Nothing changes unless all of them fit."""
+        weights = self.weights
+        if len(arrays) != len(weights):
+            raise InvalidValue(
+                explain(
+                    "the number of arrays differs from that of the weights.",
+                    expected=len(weights),
+                    received=len(arrays),
+                    fix="arrays in the order of get_weights()" if self.built else _UNBUILT,
+                )
+            )
+        checked = [devices.check_values(weight.variable, values) for weight, values in zip(weights, arrays, strict=True)]
+        for weight, values in zip(weights, checked, strict=True):
+            devices.write(weight.variable, values, weight.variable.device or devices.CPU)
+
     def count_params(self) -> int:
         """How many numbers its weights hold."""
         if not self.built:
-            raise InvalidState(
-                explain(
-                    f"layer {self.name!r} does not know its size yet.", fix="give it input_shape=[…], or call it on data first"
-                )
-            )
+            raise InvalidState(explain(f"layer {self.name!r} does not know its size yet.", fix=_UNBUILT))
         return sum(weight.size for weight in self.weights)
 
     def __repr__(self) -> str:
@@ -328,6 +365,23 @@ def _check_count(layer: Layer, inputs: tuple[Any, ...]) -> None:
         )
 
 
+def _check_given_shape(layer: Layer, tensors: Sequence[Tensor]) -> None:
+    """Refuse to build a layer for something else than its input_shape."""
+    given = layer.given_input_shape
+    if given is None or len(tensors) != 1:
+        return
+    expected = (BATCH, *(TIME if size is None else size for size in given))
+    if not fits(tensors[0].shape[1:], expected[1:]):
+        raise InvalidValue(
+            explain(
+                f"layer {layer.name!r} is called on something else than its input_shape says.",
+                expected=f"shape {written(expected)}",
+                received=written(tensors[0].shape),
+                fix=f"input_shape={[None if size == TIME else size for size in tensors[0].shape[1:]]}, or none",
+            )
+        )
+
+
 def _check_outputs(layer: Layer, out: Any) -> list[Tensor]:
     """The tensors in what a forward gave."""
     outputs = flattened(out)
@@ -386,6 +440,7 @@ def _building(forward: Callable[..., Any]) -> Callable[..., Any]:
         symbolic = current().carrier is None and any(x.symbolic for x in tensors)
         with located("layer", self.name), place, tracing(symbolic), attempt:
             if not self.built:
+                _check_given_shape(self, tensors)
                 shapes = [mapped(x, lambda tensor: tensor.shape) for x in inputs]
                 dtypes = {x.dtype for x in tensors}
                 self.dtype = next((dtype for dtype in FLOATS if dtype in dtypes), self.dtype)

@@ -147,6 +147,7 @@ class Recurrent(Layer):
                     fix=f"a new af.{type(self).__name__}({self.units}) takes its size from the data",
                 )
             )
+        x = ops.cast(x, x.dtype if x.dtype in FLOATS else self.dtype)
         carrier = current().carrier
         if carrier is not None and carrier.cyclic and not self.return_sequences:
             raise InvalidValue(

@@ -163,6 +163,7 @@ class Builder:
         self._sequences: list[tuple[Tensor, Tensor]] = []
         self._states: list[tuple[Tensor, Tensor]] = []
         self._nexts: dict[int, Tensor] = {}
+        self._turns: Tensor | None = None
 
     def along(self, x: Tensor) -> Tensor:
         """This step of x, which is (length, …)."""
@@ -188,6 +189,12 @@ class Builder:
                 )
             )
         self._nexts[id(state)] = after
+
+    def turn(self) -> Tensor:
+        """The number of this step, from 0, in the order of time."""
+        if self._turns is None:
+            self._turns = ops.iota(self.length, "int64")
+        return self.along(self._turns)
 
     def made(self, outputs: Sequence[Tensor]) -> Made | InBlocks:
         """The loop, when everything has been said."""

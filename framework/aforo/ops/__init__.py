@@ -9,6 +9,7 @@ from . import elementwise as _elementwise
 from . import matmul as _matmul
 from . import random as random
 from . import reduce as _reduce
+from . import select as _select
 from . import shape as _shape
 from .composed import (
     clip,
@@ -69,6 +70,9 @@ class _Operations:
     binary = staticmethod(_elementwise.binary)
     negative = staticmethod(_elementwise.negative)
     absolute = staticmethod(_elementwise.absolute)
+    opposite = staticmethod(_select.logical_not)
+    both = staticmethod(_select.both)
+    either = staticmethod(_select.either)
     exponential = staticmethod(_elementwise.exponential)
     power = staticmethod(_elementwise.power)
     matmul = staticmethod(_matmul.matmul)

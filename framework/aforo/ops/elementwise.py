@@ -13,7 +13,7 @@ from ..errors import InvalidType, InvalidValue, explain
 from ..graph import Sample, Tensor, apply, constant, primitive
 from ..graph.primitive import Gradient, Spec
 from ..specs import FLOATS, Shape, as_dtype, written
-from .operands import as_tensor, met, where_it_happened, wider
+from .operands import as_tensor, met, real, where_it_happened, wider
 from .shape import broadcast_to, repeated
 
 _TWO_OVER_ROOT_PI = 2.0 / sqrt_of(pi)
@@ -61,7 +61,7 @@ def _unary(
     )
 
     def function(x: Any) -> Tensor:
-        return apply(op, as_tensor(x))
+        return apply(op, real(x))
 
     function.__name__ = name
     function.__doc__ = doc
@@ -107,7 +107,7 @@ primitive(
 
 def power(x: Any, exponent: Any) -> Tensor:
     """x to a constant power of any sign, elementwise. For a negative x the exponent must be a whole number."""
-    base = as_tensor(x)
+    base = real(x)
     if isinstance(exponent, Tensor) or not np.isscalar(exponent) or isinstance(exponent, (str, bool, complex)):
         raise InvalidType(
             explain(
@@ -152,7 +152,7 @@ primitive(
 
 def square(x: Any) -> Tensor:
     """x², elementwise."""
-    return apply("square", as_tensor(x))
+    return apply("square", real(x))
 
 
 primitive(
@@ -245,7 +245,7 @@ def _larger_gradient(y: Tensor, g: Tensor) -> tuple[Tensor | None, Tensor | None
 
 def _smaller_gradient(y: Tensor, g: Tensor) -> tuple[Tensor | None, Tensor | None]:
     a, b = y.inputs
-    return g * (b > a), g * (a >= b)
+    return g * (b >= a), g * (a > b)
 
 
 def _product_gradient(y: Tensor, g: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -274,7 +274,9 @@ maximum = _binary(
     "The larger of a and b, elementwise. Where they are equal the gradient goes to b; to nothing if b is a constant.",
 )
 minimum = _binary(
-    "minimum", _smaller_gradient, "The smaller of a and b, elementwise. Where they are equal the gradient goes to b."
+    "minimum",
+    _smaller_gradient,
+    "The smaller of a and b, elementwise. Where they are equal the gradient goes to a: with `maximum`, to each once.",
 )
 greater = _binary("greater", None, "a > b, elementwise, as bool.", out="bool", stops=_CONSTANT_STEPS)
 greater_equal = _binary("greater_equal", None, "a ≥ b, elementwise, as bool.", out="bool", stops=_CONSTANT_STEPS)

@@ -8,7 +8,7 @@ from ..errors import InvalidType, InvalidValue, explain
 from ..graph import Sample, Tensor, apply, primitive
 from ..graph.primitive import Spec
 from ..specs import FLOATS, Size, count, written
-from .elementwise import broadcast_shapes
+from .elementwise import broadcast_shapes, cast
 from .operands import as_tensor, where_it_happened
 from .shape import broadcast_to, reshape, transpose
 
@@ -62,8 +62,8 @@ primitive(
 
 def matmul(a: Any, b: Any) -> Tensor:
     """The matrix product over the last axis of `a` and the last but one of `b`, in any rank, as NumPy's `@`."""
-    a = as_tensor(a, b.dtype if isinstance(b, Tensor) else None)
-    b = as_tensor(b, a.dtype)
+    a = _factor(a, b)
+    b = _factor(b, a)
     if not a.shape or not b.shape:
         raise InvalidValue(
             explain(
@@ -88,3 +88,10 @@ def matmul(a: Any, b: Any) -> Tensor:
         return reshape(rows, (*a.shape[:-1], b.shape[-1]))
     lead = broadcast_shapes("a matrix product", a.shape[:-2], b.shape[:-2])
     return apply("matmul", broadcast_to(a, lead + a.shape[-2:]), broadcast_to(b, lead + b.shape[-2:]))
+
+
+def _factor(x: Any, other: Any) -> Tensor:
+    """x as floating-point numbers, of the other's dtype if it says nothing else."""
+    dtype = other.dtype if isinstance(other, Tensor) and other.dtype in FLOATS else "float32"
+    x = as_tensor(x, dtype)
+    return x if x.dtype in FLOATS else cast(x, dtype)

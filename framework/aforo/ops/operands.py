@@ -1,7 +1,8 @@
 """What operations are given: tensors, numbers, arrays. What meets in one becomes of one dtype.
 
 A number, and an array of floating-point numbers, takes the dtype of the tensors beside it, float32 where there are none.
-Tensors of two dtypes become the wider one: bool, int32, int64, float32, float64. Matrix products take one dtype.
+Tensors of two dtypes become the wider one: bool, int32, int64, float32, float64. Functions of real numbers make float32 of
+whole numbers and masks. A matrix product takes floats of one dtype: a second copy of a matrix is not made unasked.
 """
 
 from __future__ import annotations
@@ -57,6 +58,12 @@ def met(x: Any, dtype: str) -> str:
     if isinstance(x, (float, np.floating)) and dtype not in FLOATS:
         return "float32"
     return "int32" if dtype == "bool" and isinstance(x, (int, np.integer)) and not isinstance(x, bool) else dtype
+
+
+def real(x: Any) -> Tensor:
+    """x as a tensor for a function of real numbers: whole numbers and masks become float32."""
+    x = as_tensor(x)
+    return x if x.dtype in FLOATS else apply("cast", x, dtype="float32")
 
 
 def wider(*dtypes: str) -> str:

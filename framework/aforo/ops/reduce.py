@@ -10,7 +10,7 @@ from ..graph import Sample, Tensor, apply, constant, primitive
 from ..graph.primitive import Spec
 from ..specs import FLOATS, Shape, count
 from .elementwise import cast, equal, scalar_source
-from .operands import as_tensor
+from .operands import as_tensor, real
 from .shape import as_axis, broadcast_to, reshape, transpose
 
 Axes = int | Sequence[int] | None
@@ -94,8 +94,9 @@ def _reduce(name: str, x: Tensor, axes: tuple[int, ...], keepdims: bool) -> Tens
 
 
 def sum(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
-    """The sum over one axis, several, or all of them."""
+    """The sum over one axis, several, or all of them; of a mask, how often it is true, as float32."""
     x = as_tensor(x)
+    x = real(x) if x.dtype == "bool" else x
     axes = _axes(x, axis)
     if x.folds("multiply") and len(axes) == x.ndim:  # a common factor leaves the sum: it is then applied to one value
         for value, factor in (x.inputs, x.inputs[::-1]):
@@ -113,7 +114,7 @@ def sum(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
 
 def mean(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
     """The mean over one axis, several, or all of them. The count may be symbolic: it is data, not structure."""
-    x = as_tensor(x)
+    x = real(x)
     number = count(x.shape[i] for i in _axes(x, axis))
     return sum(x, axis, keepdims) * constant(1.0, x.dtype, per=number)
 

@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import InvalidType, InvalidValue, explain
 from ..graph import Sample, Tensor, apply, primitive
 from ..graph.primitive import Spec
-from .elementwise import broadcast_shapes, promoted
+from .elementwise import broadcast_shapes, maximum, multiply, promoted
 from .operands import as_tensor
 from .shape import broadcast_to
 
@@ -60,3 +60,21 @@ def where(mask: Any, a: Any, b: Any) -> Tensor:
 def logical_not(mask: Any) -> Tensor:
     """The opposite of a mask, elementwise."""
     return apply("logical_not", as_tensor(mask))
+
+
+def both(a: Any, b: Any) -> Tensor:
+    """Where two masks are true, elementwise."""
+    return multiply(*_masks("&", a, b))
+
+
+def either(a: Any, b: Any) -> Tensor:
+    """Where one of two masks is true, elementwise."""
+    return maximum(*_masks("|", a, b))
+
+
+def _masks(operator: str, *masks: Any) -> list[Tensor]:
+    given = [as_tensor(mask) for mask in masks]
+    if any(mask.dtype != "bool" for mask in given):
+        received = " and ".join(mask.dtype for mask in given)
+        raise InvalidType(explain(f"{operator!r} combines masks.", expected="bool", received=received, fix="(x > 0) & (x < 1)"))
+    return given
