@@ -126,3 +126,61 @@ def test_what_is_checked_looks_as_it_did() -> None:
 
     assert list(signature(af.Model.fit).parameters)[:4] == ["self", "x", "y", "batch_size"]
     assert af.Input.__doc__ is not None and af.Model.fit.__doc__ is not None and af.Feedback.__init__.__name__ == "__init__"
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: model().fit(X), ("fit needs y", "expected: x, y", "fix: fit(x, y)")),
+        (lambda: model().fit(y=Y), ("fit needs x",)),
+        (lambda: model().predict(), ("predict needs x",)),
+        (lambda: af.Model(af.Input([3])), ("Model needs outputs", "Model(inputs, outputs)")),
+        (lambda: af.Input(), ("Input needs shape",)),
+        (lambda: af.Feedback(), ("Feedback needs shape",)),
+        (lambda: af.schedules.CosineDecay(0.1), ("CosineDecay needs steps",)),
+        (lambda: af.datasets.load_csv("a.csv"), ("load_csv needs targets",)),
+        (lambda: af.datasets.load_digits(onehot=True), ("load_digits has no option 'onehot'", "fix: one_hot=True")),
+        (lambda: model().memory(batch=4), ("memory has no option 'batch'", "fix: batch_size=4")),
+    ],
+)
+def test_what_is_left_out_is_named(call: Callable[[], Any], says: tuple[str, ...]) -> None:
+    with pytest.raises(af.Error) as caught:
+        call()
+    assert isinstance(caught.value, TypeError)
+    assert all(words in str(caught.value) for words in says)
+
+
+@pytest.mark.parametrize(("name", "meant"), [("Sig", "sigmoid"), ("tan h", "tanh"), ("soft", "soft"), ("leaky", "leaky_relu")])
+def test_the_beginning_of_a_name_is_enough_to_guess_it(name: str, meant: str) -> None:
+    with pytest.raises(af.Error, match=f"did you mean '{meant}"):
+        af.Dense(2, activation=name)
+
+
+def test_functions_that_cannot_be_called_as_they_will_be_are_refused_at_once() -> None:
+    with pytest.raises(af.Error, match=r"takes one value(.|\n)*a function of 2(.|\n)*xs\[0\] \* xs\[1\]"):
+        af.Lambda(lambda a, b: a * b)
+    both = af.Lambda(lambda xs: xs[0] * xs[1])([af.tensor([2.0]), af.tensor([3.0])])
+    assert both.numpy().tolist() == [6.0]
+    for wrong in ({"loss": lambda a: a}, {"loss": "mse", "metrics": [lambda a, b, c: a]}):
+        with pytest.raises(af.Error, match="is called on targets and predictions"):
+            model().compile(**wrong)
+    model().compile(loss=lambda y_true, y_pred, scale=2.0: scale * af.ops.mean(af.ops.square(y_true - y_pred)))
+
+
+def test_a_folder_that_is_not_there_is_named_with_its_fix(tmp_path: Any) -> None:
+    path = tmp_path / "runs" / "today" / "m.aforo"
+    with pytest.raises(af.Error) as caught:
+        model().save(path)
+    fix = str(caught.value).splitlines()[-1].strip().removeprefix("fix: ")
+    exec(fix, {})
+    model().save(path)
+    assert path.exists()
+
+
+def test_one_target_for_each_sequence_is_told_from_one_for_each_step() -> None:
+    net = af.Sequential([af.SimpleRNN(2, return_sequences=True, input_shape=[None, 3])])
+    net.compile(loss="mse")
+    x, y = np.zeros((6, 4, 3)), np.zeros((6, 2))
+    with pytest.raises(af.Error, match=r"one target for each sequence(.|\n)*return_sequences=False"):
+        net.fit(x, y, verbose=0)
+    net.fit(x, np.zeros((6, 4, 2)), verbose=0)

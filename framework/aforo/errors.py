@@ -54,6 +54,9 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     from difflib import get_close_matches  # only an error needs it
 
     spelled = {each.lower(): each for each in known}
+    begun = [each for each in spelled if each.startswith(name.lower())]
+    if len(begun) == 1 and len(name) > 1:
+        return spelled[begun[0]]
     return next((spelled[each] for each in get_close_matches(name.lower(), spelled, n=1)), None)
 
 

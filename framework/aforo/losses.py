@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from .errors import InvalidType, InvalidValue, explain, located, unknown_name
 from .graph import Tensor
 from .ops.composed import one_hot, shifted
 from .ops.operands import as_tensor, real
+from .settings import takes
 from .specs import INTEGERS, Shape, count, written
 
 VALUES, CLASSES, ANY = "values", "classes", "any"
@@ -241,6 +243,15 @@ KNOWN: dict[str, Loss] = {
 def custom(function: Callable[[Tensor, Tensor], Any], what: str) -> Loss:
     """A user's function of targets and predictions, which gives one number or one for each sample."""
     name = getattr(function, "__name__", type(function).__name__)
+    if not takes(function, 2):
+        raise InvalidType(
+            explain(
+                f"the {what} {name!r} is called on targets and predictions.",
+                expected="a function (y_true, y_pred) -> tensor",
+                received=f"{name}{signature(function)}",
+                fix="lambda y_true, y_pred: af.ops.mean((y_true - y_pred) ** 2)",
+            )
+        )
 
     def per_sample(y_true: Tensor, y_pred: Tensor) -> Tensor:
         with located(f"the {what}", name):

@@ -125,6 +125,7 @@ class Model(Compiled):
         """The loss on this batch, or a list with the metrics."""
         return training.on_batch(self, x, y, sample_weight, None, steps.EVALUATION)
 
+    @strict
     def memory(
         self,
         batch_size: int = 32,

@@ -65,6 +65,17 @@ def title(value: Any) -> str | None:
     return value
 
 
+def takes(function: Callable[..., Any], count: int) -> bool:
+    """Whether a function can be called on so many values, as far as its signature is known."""
+    try:
+        signature(function).bind(*[None] * count)
+    except TypeError:
+        return False
+    except ValueError:  # a function of C's
+        pass
+    return True
+
+
 # What does here what options of other frameworks do: the name of an option, or words.
 _INSTEAD = {
     "activity_regularizer": "leave it out",
@@ -114,6 +125,7 @@ def strict(function: Callable[P, R]) -> Callable[P, R]:
     """The function, with a clear error for options that it does not have."""
     code = function.__code__  # quicker than a signature: this runs for every function, at import
     known = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    needed = known[: code.co_argcount - len(function.__defaults__ or ())]
     owner = function.__name__
 
     @wraps(function)
@@ -121,9 +133,18 @@ def strict(function: Callable[P, R]) -> Callable[P, R]:
         for name, value in kwargs.items():
             if name not in known:
                 raise _no_option(type(args[0]).__name__ if owner == "__init__" else owner, known, name, value, {})
+        if len(args) < len(needed):
+            missing = [name for name in needed[len(args) :] if name not in kwargs]
+            if missing:
+                raise _missing(type(args[0]).__name__ if owner == "__init__" else owner, needed, missing[0])
         return function(*args, **kwargs)
 
     return checked
+
+
+def _missing(owner: str, needed: Sequence[str], name: str) -> InvalidType:
+    call = ", ".join(each for each in needed if each != "self")
+    return InvalidType(explain(f"{owner} needs {name}.", expected=call, received=f"no {name}", fix=f"{owner}({call})"))
 
 
 def _no_option(owner: str, known: Sequence[str], name: str, value: Any, own: Mapping[str, str]) -> InvalidType:

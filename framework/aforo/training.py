@@ -113,7 +113,9 @@ def _check_steps(model: Model, columns: Sequence[tuple[Variable, Array]], shape:
         return
     (length,) = steps if len(steps) == 1 else (0,)
     if TIME in shape:
-        wrong = y.ndim < len(shape) - 1 or (y.ndim == 2 and y.shape[1] == 1 != length)
+        rows = len(columns[0][1])
+        single = y.ndim == len(shape) - 1 and len(y) == rows > 1 and fits(y.shape[1:], shape[2:])
+        wrong = single or y.ndim < len(shape) - 1 or (y.ndim == 2 and y.shape[1] == 1 != length)
         said, fix = "one target for each sequence, but the head gives one for each step", "return_sequences=False in"
     else:
         wrong = y.ndim == len(shape) + 1 and y.shape[1] == length

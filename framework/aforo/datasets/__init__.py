@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..settings import strict
 from .table import load_csv
 
 __all__ = ["load_csv", "load_diabetes", "load_digits"]
@@ -22,6 +23,7 @@ def _load(name: str) -> tuple[Array, Array]:
         return file["x"], file["y"]
 
 
+@strict
 def load_digits(one_hot: bool = False) -> tuple[Array, Array]:
     """1,797 handwritten digits of 8 × 8 pixels.
 
@@ -31,6 +33,7 @@ def load_digits(one_hot: bool = False) -> tuple[Array, Array]:
     return x.astype(np.float32) / 16, np.eye(10, dtype=np.float32)[y] if one_hot else y.astype(np.int64)
 
 
+@strict
 def load_diabetes(standardized: bool = True) -> tuple[Array, Array]:
     """442 patients: ten measurements, and how far diabetes had progressed a year later.
 

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from ..errors import InvalidType, InvalidValue, explain, unknown_name
+from ..settings import strict
 
 Array = np.ndarray[Any, Any]
 _MISSING = {"", "na", "n/a", "nan", "null", "none", "?"}
 
 
+@strict
 def load_csv(
     path: str | PathLike[str],
     targets: str | Sequence[str],

@@ -34,6 +34,7 @@ def write(path: str, config: Mapping[str, Any], arrays: Mapping[str, Array]) -> 
     dense = {name: np.ascontiguousarray(values).reshape(values.shape) for name, values in arrays.items()}
     metadata = {"format": FORMAT, "version": str(VERSION), "config": json.dumps(config)}
     target = os.path.realpath(path)
+    folder = os.path.dirname(target)
     temporary = f"{target}.{token_hex(4)}.tmp"
     try:
         save_file(dense, temporary, metadata)
@@ -46,6 +47,7 @@ def write(path: str, config: Mapping[str, Any], arrays: Mapping[str, Array]) -> 
                 f"{path!r} cannot be written. What was there before is untouched.",
                 expected="a file in a folder that exists, with room on the disk",
                 received=getattr(error, "strerror", None) or str(error),
+                fix=None if os.path.isdir(folder) else f"import os; os.makedirs({folder!r})",
             )
         ) from None
     finally:

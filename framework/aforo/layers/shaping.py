@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from inspect import signature
 from math import prod
 from typing import Any
 
@@ -10,6 +11,7 @@ from .. import ops
 from ..errors import InvalidType, InvalidValue, explain
 from ..graph import Tensor
 from ..ops.elementwise import broadcast_shapes
+from ..settings import takes
 from ..specs import Dim, Shape, as_sample, written
 from .layer import Layer
 
@@ -119,6 +121,15 @@ class Lambda(Layer):
             raise InvalidType(
                 explain(
                     "Lambda takes a function.", expected="lambda x: …", received=repr(function), fix="af.Lambda(af.ops.sin)"
+                )
+            )
+        if not takes(function, 1):
+            raise InvalidType(
+                explain(
+                    "the function of a Lambda takes one value: a tensor, or a list of tensors.",
+                    expected="lambda x: …",
+                    received=f"a function of {len(signature(function).parameters)}",
+                    fix="af.Lambda(lambda xs: xs[0] * xs[1])",
                 )
             )
         self.function = function
