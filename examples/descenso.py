@@ -19,7 +19,7 @@ for paso in range(400):
     E = af.losses.mse(esperado, t)
     parametros = [w for capa in capas for w in capa.weights]
     for w, dw in zip(parametros, af.grad(E, parametros), strict=True):
-        w.assign(w - alfa * dw)
+        w -= alfa * dw
     if paso == 0:
         primero = float(E)
     if paso % 100 == 99:

@@ -19,6 +19,12 @@ def model() -> af.Sequential:
     return made
 
 
+def stacked(width: int) -> af.Sequential:
+    made = af.Sequential([af.Dense(width, input_shape=[3]), af.Dense(1)])
+    made.compile(loss="mse")
+    return made
+
+
 OWNERS: dict[str, Callable[..., Any]] = {
     "Dense": lambda **o: af.Dense(2, **o),
     "LSTM": lambda **o: af.LSTM(2, **o),
@@ -33,6 +39,16 @@ OWNERS: dict[str, Callable[..., Any]] = {
     "evaluate": lambda **o: model().evaluate(X, Y, **o),
     "predict": lambda **o: model().predict(X, **o),
     "train_on_batch": lambda **o: model().train_on_batch(X, Y, **o),
+    "test_on_batch": lambda **o: model().test_on_batch(X, Y, **o),
+    "memory": lambda **o: model().memory(8, **o),
+    "max_batch_size": lambda **o: model().max_batch_size("1MiB", **o),
+    "draw": lambda **o: model().draw(**o),
+    "explain": lambda **o: model().explain(**o),
+    "diagnose": lambda **o: model().diagnose(X, Y, **o),
+    "simplify": lambda **o: model().simplify(**o),
+    "to": lambda **o: model().to("cpu", **o),
+    "tensor": lambda **o: af.tensor(X, **o),
+    "sweep": lambda **o: af.memory.sweep(stacked, [4, 8], [2, 3], **o),
     "SGD": lambda **o: af.SGD(**o),
     "Adam": lambda **o: af.Adam(**o),
     "EarlyStopping": lambda **o: af.callbacks.EarlyStopping(**o),
@@ -64,6 +80,8 @@ TYPOS = [
     ("compile", {"weighted_metrics": ["mae"]}, "metrics=['mae']"),
     ("Feedback", {"initial": "learnt"}, "initial_state='learnt'"),
     ("Sequential", {"dtyp": "float64"}, "dtype='float64'"),
+    ("draw", {"notations": "values"}, "notation='values'"),
+    ("explain", {"latx": True}, "latex=True"),
     ("SGD", {"lr": 0.25}, "learning_rate=0.25"),
     ("Adam", {"lr": 0.25}, "learning_rate=0.25"),
     ("EarlyStopping", {"pacience": 3}, "patience=3"),

@@ -324,6 +324,7 @@ class Compiled(Network):
         """Whether float32 matrix products run in TF32."""
         return self._workspace.tf32
 
+    @strict
     def to(self: M, device: Any, *, tf32: bool = False) -> M:
         """Move weights, optimizer slots and counters to a device: all of them, or none. Returns the model.
 

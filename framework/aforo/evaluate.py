@@ -19,6 +19,7 @@ from .gradient import gradient
 from .graph import PRIMITIVES, TENSOR, Graph, Place, Tensor, Variable, ancestors, rebuilt
 from .parameter import Leaf
 from .program import Program, Workspace
+from .settings import strict
 from .specs import Dim, as_dtype
 
 _KEPT_PROGRAMS = 32
@@ -26,6 +27,7 @@ _programs: OrderedDict[Any, tuple[Program, list[Variable], Workspace]] = Ordered
 _lock = RLock()
 
 
+@strict
 def tensor(data: Any, dtype: Any = None, device: Any = "cpu") -> Leaf:
     """A tensor with the numbers of an array, a list or a number. Fractions are stored as float32 unless a dtype is given."""
     if isinstance(data, Tensor):
@@ -220,6 +222,7 @@ def _compiled(
     return program, list(slots.values()), workspace
 
 
+@strict
 def grad(of: Tensor, wrt: Tensor | Sequence[Tensor]) -> Any:
     """d of / d w for each w: tensors of w's shape. `of` is a single number; w may be a weight, a tensor, or an intermediate.
 

@@ -101,6 +101,7 @@ class Model(Compiled):
         """The outputs for x: a new NumPy array, or a list or dict of them."""
         return training.predict(self, x, batch_size, verbose)
 
+    @strict
     def step(self, x: Any) -> Any:
         """Predict the next time step from x (n, features), or the next few from (n, time, features), and keep the states.
 
@@ -110,6 +111,7 @@ class Model(Compiled):
 
         return step(self, x)
 
+    @strict
     def reset_states(self, name: str | None = None) -> None:
         """Let `step` begin new sequences: all states, or those of the layer or the feedback of that name."""
         from .stepping import reset
@@ -121,6 +123,7 @@ class Model(Compiled):
         """One step on this batch. Gives its loss before the update, or a list with the metrics."""
         return training.on_batch(self, x, y, sample_weight, class_weight, steps.TRAINING)
 
+    @strict
     def test_on_batch(self, x: Any, y: Any, sample_weight: Any = None) -> Any:
         """The loss on this batch, or a list with the metrics."""
         return training.on_batch(self, x, y, sample_weight, None, steps.EVALUATION)
@@ -152,6 +155,7 @@ class Model(Compiled):
         more = {"rows": rows, "validation_rows": validation_rows, "weighted": weighted, "programs": programs}
         return report(self, batch_size, training, device, length, memory_budget=memory_budget, **more)  # type: ignore[arg-type]
 
+    @strict
     def max_batch_size(self, budget: Any, training: bool = True, device: Any = None, length: int | None = None) -> int:
         """The largest batch size with memory(batch_size, training, device, length).total_bytes within the budget.
 
@@ -200,6 +204,7 @@ class Model(Compiled):
             )
         )
 
+    @strict
     def draw(
         self,
         path: str | PathLike[str] | None = None,
@@ -225,6 +230,7 @@ class Model(Compiled):
         """What a notebook shows of a model: its layers, if they are known and few enough to be looked at."""
         return self.draw().svg if self.built and len(self.layers) <= 50 else None
 
+    @strict
     def explain(self, x: Any = None, y: Any = None, *, latex: bool = False) -> Explanation:
         """The forward and the derived backward of a training step, as one writes them on a whiteboard, with shapes.
 
@@ -235,6 +241,7 @@ class Model(Compiled):
 
         return explain_model(self, x, y, latex)
 
+    @strict
     def diagnose(self, x: Any, y: Any) -> Diagnosis:
         """Why isn't it learning? What is the matter with a compiled model and its data, layer by layer, and what to try.
 
@@ -246,6 +253,7 @@ class Model(Compiled):
 
         return diagnosed(self, x, y)
 
+    @strict
     def simplify(self, verbose: int = 1) -> Model:
         """A new model that predicts the same with fewer layers, for prediction: linear layers in a row become one.
 
@@ -260,6 +268,7 @@ class Model(Compiled):
             print(report(made.folded))
         return made
 
+    @strict
     def save(self, path: str | PathLike[str]) -> None:
         """Write the whole model to one file: layers, weights, and its training so far, which `af.load_model` continues bit for
         bit. Functions and classes of your own are in it by name, states that `step` keeps are not. The file is replaced whole,
@@ -274,12 +283,14 @@ class Model(Compiled):
 
         return unpacked, (*packed(self), self.device, self.tf32)
 
+    @strict
     def save_weights(self, path: str | PathLike[str]) -> None:
         """Write the weights to a safetensors file."""
         from .io import save_weights
 
         save_weights(self, path)
 
+    @strict
     def load_weights(self, path: str | PathLike[str]) -> None:
         """Take the weights from a file of `save_weights` or `save`, in order. Nothing changes unless all of them fit."""
         from .io import load_weights
@@ -300,6 +311,7 @@ class Model(Compiled):
         """Inputs and outputs in the form this model was given its own: one, a list, or a dict by name."""
         return self._inputs.joined(inputs), self._outputs.joined(outputs)
 
+    @strict
     def export_onnx(self, path: str | PathLike[str]) -> None:
         """Write its prediction as an ONNX file, with its weights as they are now; layers of your own and functions too.
 

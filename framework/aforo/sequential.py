@@ -98,6 +98,7 @@ class Sequential(Model):
     def cycles(self) -> list[Cycle]:
         return []
 
+    @strict
     def add(self, layer: Any) -> None:
         """Put a layer on top. If the sizes are known, they are checked here."""
         if not isinstance(layer, Layer):

@@ -14,6 +14,7 @@ from ..errors import InvalidState, InvalidType, InvalidValue, explain, located
 from ..graph import Variable
 from ..layers.layer import Layer
 from ..model import Model
+from ..settings import strict
 from ..specs import written
 from .archive import Archive, Array, damaged, read, write
 from .describe import Writer, kind_of
@@ -156,6 +157,7 @@ def _training(model: Model, writer: Writer) -> dict[str, Any]:
 _COMPILED = ("loss", "metrics", "loss_weights")
 
 
+@strict
 def load_model(path: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
     """The model of a file that `model.save` wrote, on the CPU. Its training goes on as if it had not stopped.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .. import device as devices
 from ..budget import as_bytes
 from ..errors import InvalidValue, explain
-from ..settings import whole
+from ..settings import strict, whole
 from ..tables import bytes_written
 from .measure import report
 from .sweep import Build, built
@@ -40,6 +40,7 @@ def max_batch_size(
     return _largest(plan, budget, "batch_size")
 
 
+@strict
 def max_width(
     build: Build,
     budget: Any,

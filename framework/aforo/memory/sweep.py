@@ -15,7 +15,7 @@ from .. import device as devices
 from ..budget import as_bytes
 from ..errors import InvalidState, InvalidType, InvalidValue, explain
 from ..model import Model
-from ..settings import whole
+from ..settings import strict, whole
 from ..tables import bytes_written, render
 from .files import write
 from .formula import Formula, fit
@@ -137,6 +137,7 @@ class Sweep:
         return render(self.title, ("", *heads), rows, [*over, *self.formula.lines(), *outside])
 
 
+@strict
 def sweep(
     build: Build,
     batch_sizes: Sequence[int],
