@@ -344,3 +344,100 @@ def test_targets_that_do_not_fit_by_hand_come_with_a_fix_that_works(loss: str, y
     if fix:
         names = {"af": af, "np": np, "labels": y_true, "y_true": np.asarray(y_true), "y_pred": P}
         function(eval(fix, names), P)
+
+
+# --- numbers that are easily confused ---------------------------------------------------------------------------------
+
+
+def test_zero_and_minus_zero_are_two_constants() -> None:
+    c = af.tensor([1.0, -2.0])
+    for zeros in ((0.0, -0.0), (-0.0, 0.0)):
+        for zero in zeros:
+            with np.errstate(divide="ignore"):
+                assert np.array_equal((c / zero).numpy(), np.array([1.0, -2.0], "float32") / zero)
+    with np.errstate(divide="ignore"):
+        both = (c / 0.0 + 0.0 * c, c / -0.0)
+        assert both[1].numpy().tolist() == [-np.inf, np.inf]
+
+
+@pytest.mark.parametrize("change", ["+= 0.5", "/= 2", "-= 1.0"])
+def test_whole_numbers_are_not_cut_in_place(change: str) -> None:
+    t = af.tensor([1, 2, 3])
+    with pytest.raises(af.Error, match="cannot hold"):
+        exec(f"t {change}", {"t": t})
+    with pytest.raises(af.Error, match="would cut"):
+        t.assign([1.5, 2.0, 3.0])
+    t += 2
+    t.assign([2.0, 4.0, 6.0])
+    assert t.numpy().tolist() == [2, 4, 6]
+
+
+def test_large_whole_numbers_stay_what_they_are() -> None:
+    big = 2**53 + 1
+    assert bool(af.tensor(big) == big) and (af.tensor(0) + big).item() == big
+    assert (-af.tensor([2**24 + 1])).numpy().tolist() == [-(2**24) - 1] and abs(af.tensor([-(2**24) - 1])).item() == 2**24 + 1
+    assert af.tensor(np.array([2**32 - 1], np.uint32)).numpy().tolist() == [2**32 - 1]
+    assert (af.tensor(0) + np.array([2**32 - 1], np.uint32)).numpy().tolist() == [2**32 - 1]
+    small = af.tensor(np.array([1, 2], np.int32))
+    for wrong in (
+        lambda: af.tensor(np.array([2**63], np.uint64)),
+        lambda: small + 2**40,
+        lambda: small < np.int64(2**40),
+        lambda: af.tensor([1]) == 2**70,
+        lambda: af.tensor([1.0]) + 10**400,
+        lambda: small + np.array([2**63], np.uint64),
+    ):
+        with pytest.raises(af.Error, match="cannot hold"):
+            wrong()
+
+
+def test_numpy_does_not_write_into_a_copy_of_a_tensor() -> None:
+    t = af.tensor(A)
+    for write in (lambda: np.copyto(t, np.zeros((2, 2))), lambda: np.exp(A, out=t), lambda: np.put(t, [0], [1.0])):
+        with pytest.raises(af.Error, match="into a copy"):
+            write()
+    assert np.array_equal(t.numpy(), A)
+
+
+def test_masks_and_numbers_of_python_go_together() -> None:
+    mask = af.tensor(A) > 0
+    assert (mask | True).numpy().all() and not (False & mask).numpy().any() and (mask & np.True_).numpy().sum() == 3
+    assert ops.where(True, 1.0, 2.0).item() == 1.0
+    assert ops.max(mask).item() == 1.0 and ops.min(mask).item() == 0.0 and ops.argmax(mask).numpy().tolist() == [0, 0]
+    assert ops.gather(af.tensor(A), 1).numpy().tolist() == [3.0, -4.0]
+    assert np.allclose((np.float64(2) ** af.tensor(A)).numpy(), 2**A)
+    assert np.allclose(ops.softmax([[1, 2, 3]]).numpy(), ops.softmax([[1.0, 2.0, 3.0]]).numpy())
+    assert np.allclose(af.Activation("softmax")([[1, 2, 3]]).numpy().sum(), 1)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (lambda: ops.one_hot(np.array([True]), 4), "class numbers"),
+        (lambda: ops.iota(4, "bool"), "iota counts"),
+        (lambda: ops.iota(4, "foo"), "foo"),
+        (lambda: ops.iota(0), "size must be 1 or more"),
+        (lambda: ops.iota(2.5), "size must be a whole number"),  # type: ignore[arg-type]
+        (lambda: af.tensor(A)[af.tensor(A) > 0], "af.ops.where"),
+        (lambda: af.grad(ops.sum(af.tensor([1, 2]) * 2.0), af.tensor([1, 2])), "only floating-point tensors have gradients"),
+        (lambda: af.losses.sparse_categorical_crossentropy([0.5], [[0.5, 0.5]]), r"np\.round"),
+    ],
+)
+def test_what_cannot_be_is_said_in_words(wrong: Callable[[], Any], says: str) -> None:
+    with pytest.raises(af.Error, match=says):
+        wrong()
+
+
+def test_a_number_is_its_own_derivative_by_itself() -> None:
+    w = af.tensor(3.0)
+    assert float(af.grad(w, w)) == 1.0 and float(af.grad(w * w, w)) == 6.0
+
+
+def test_a_subclass_is_answered_with_its_own_options() -> None:
+    class Patient(af.callbacks.EarlyStopping):
+        def __init__(self, window: int = 1, **options: Any) -> None:
+            super().__init__(**options)
+
+    for typo, fix in (("windw", "window=3"), ("pacience", "patience=3")):
+        with pytest.raises(af.Error, match=f"Patient has no option '{typo}'(.|\n)*fix: {fix}"):
+            Patient(**{typo: 3})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from itertools import permutations
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from helpers import Array, Runner, check_gradient, variable
 from test_plan import FUSING, POOLED, moved_before, refused, with_offset, with_step, with_steps
 
+import aforo as af
 from aforo import ops
 from aforo.device import CPU
 from aforo.graph import Graph, Tensor, leaf
@@ -121,6 +123,47 @@ def test_pieces_whose_size_depends_on_the_batch() -> None:
         np.testing.assert_allclose(found, np.tanh([np.exp(data), np.sin(data), np.cos(data)]).sum(0), rtol=1e-13)
 
 
+MAKERS: dict[str, tuple[Callable[[Any], Any], Callable[[Array], Array]]] = {
+    "tanh": (ops.tanh, np.tanh),
+    "product": (lambda t: t @ np.eye(4)[::-1], lambda a: a[:, ::-1]),
+    "sum": (lambda t: ops.sum(t[None] * np.ones((2, 1, 1)), 0), lambda a: 2 * a),
+    "max": (lambda t: ops.max(ops.stack([t, t * 0.5]), 0), lambda a: np.maximum(a, 0.5 * a)),
+    "gather": (lambda t: ops.gather(t, [2, 0, 1]), lambda a: a[[2, 0, 1]]),
+    "where": (lambda t: ops.where(t > 0, t, 1.0), lambda a: np.where(a > 0, a, 1.0)),
+    "power": (lambda t: ops.square(t) ** 1.5, lambda a: np.abs(a) ** 3),
+    "concatenate": (lambda t: ops.concatenate([t[:, :2], ops.sin(t[:, 2:])], 1), lambda a: np.c_[a[:, :2], np.sin(a[:, 2:])]),
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("shape", [(12,), (4, 3), (2, 6), (1, 3, 4), (12, 1)])
+def test_a_piece_that_is_seen_in_another_shape_than_it_was_made_in(name: str, shape: tuple[int, ...]) -> None:
+    make, twin = MAKERS[name]
+    a = leaf(variable(A, "a"))
+    axis = 1 if len(shape) == 3 else 0
+    whole = ops.concatenate([ops.reshape(make(a), shape), ops.reshape(ops.cos(a), shape)], axis)
+    expected = np.concatenate([twin(A).reshape(shape), np.cos(A).reshape(shape)], axis)
+    found = Runner(Graph({"y": ops.sin(whole)}, {})).run()["y"]
+    np.testing.assert_allclose(found, np.sin(expected), rtol=1e-12)
+
+
+def test_a_report_of_memory_knows_who_holds_a_concatenation_that_is_being_made() -> None:
+    class Joining(af.Layer):
+        def build(self, input_shape: Any) -> None:
+            self.w = self.add_weight([4, 4], name="w")
+
+        def forward(self, x: Any) -> Any:
+            return ops.concatenate([ops.sin(x), ops.tanh(x @ self.w) @ self.w], 0).reshape(2, x.shape[0], 4).sum(0)
+
+    model = af.Sequential([Joining(input_shape=[4])])
+    model.compile(loss="mse")
+    for training in (True, False):
+        report = model.memory(batch_size=8, training=training)
+        peak = max(moment.live_bytes for moment in report.timeline.moments)
+        assert sum(holder.nbytes for holder in report.timeline.holders) <= peak
+        assert {holder.op for holder in report.timeline.holders} - {"scratch"}
+
+
 def test_its_gradient() -> None:
     check_gradient(lambda a, b: ops.sum(summed(ops.concatenate([ops.exp(a), ops.sin(b), a * b[:1]], 0))), [A, B])
 
@@ -132,12 +175,19 @@ def test_random_nets_of_concatenations() -> None:
         data = [numbers.normal(size=(draw.randint(1, 4), 3)) for _ in range(3)]
         values: list[tuple[Tensor, Array]] = [(leaf(variable(array, f"x{i}")), array) for i, array in enumerate(data)]
         for _ in range(draw.randint(4, 12)):
-            kind = draw.choice(["sin", "sin", "concatenate", "concatenate", "slice", "add"])
+            kind = draw.choice(["sin", "sin", "concatenate", "concatenate", "slice", "add", "turn", "product", "relaid"])
             x, array = draw.choice(values)
             if kind == "sin":
                 values.append((ops.sin(x), np.sin(array)))
             elif kind == "slice" and len(array) > 1:
                 values.append((x[1:], array[1:]))
+            elif kind == "turn":  # the same values in another order, and in another shape
+                values.append((ops.reshape(ops.tanh(x).T, x.shape), np.tanh(array).T.reshape(array.shape)))
+            elif kind == "product":
+                values.append((x @ np.eye(3)[::-1], array[:, ::-1]))
+            elif kind == "relaid":
+                wide = ops.concatenate([ops.tanh(x), x * 2.0], 1)
+                values.append((wide.reshape(2 * len(array), 3), np.concatenate([np.tanh(array), array * 2], 1).reshape(-1, 3)))
             elif kind == "add":
                 values.append((x + 1.0, array + 1.0))
             else:

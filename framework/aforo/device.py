@@ -13,7 +13,7 @@ from aforo_backends.contract import Backend, Profile, Storage, View
 
 from .errors import InvalidState, InvalidType, InvalidValue, explain, unknown_name
 from .graph import Variable
-from .specs import DTYPES, Dim, Layout, Shape, at, value_bytes, written
+from .specs import DTYPES, FLOATS, Dim, Layout, Shape, at, value_bytes, written
 
 Array = np.ndarray[Any, Any]
 
@@ -247,7 +247,17 @@ def check_values(variable: Variable, values: Any) -> Array:
                 else f"np.zeros({written(variable.shape)}) has the right shape",
             )
         )
-    return array.astype(variable.dtype, copy=False)
+    taken = array.astype(variable.dtype, copy=False)
+    if variable.dtype not in FLOATS and array.dtype.kind == "f" and not np.array_equal(taken, array):
+        raise InvalidValue(
+            explain(
+                f"{name} holds {'masks' if variable.dtype == 'bool' else 'whole numbers'}, and would cut these values.",
+                expected=variable.dtype,
+                received=array[taken != array][0] if array.shape else array,
+                fix="np.round(values)",
+            )
+        )
+    return taken
 
 
 def write(variable: Variable, values: Array, target: Device) -> None:

@@ -17,10 +17,11 @@ from . import device as devices
 from .errors import InvalidType, InvalidValue, explain
 from .gradient import gradient
 from .graph import PRIMITIVES, TENSOR, Graph, Place, Tensor, Variable, ancestors, rebuilt
+from .ops.operands import stored_as
 from .parameter import Leaf
 from .program import Program, Workspace
 from .settings import strict
-from .specs import Dim, as_dtype
+from .specs import FLOATS, INTEGERS, Dim, as_dtype, written
 
 _KEPT_PROGRAMS = 32
 _programs: OrderedDict[Any, tuple[Program, list[Variable], Workspace]] = OrderedDict()
@@ -40,9 +41,11 @@ def tensor(data: Any, dtype: Any = None, device: Any = "cpu") -> Leaf:
         raise InvalidType(explain("a tensor holds numbers.", received=f"an array of {array.dtype}"))
     if not array.size:
         raise InvalidValue(explain("a tensor holds at least one value.", received=f"shape {array.shape}"))
-    usual = {"f": "float32", "b": "bool"}.get(array.dtype.kind, "int32" if array.dtype.itemsize <= 4 else "int64")
+    usual = "float32" if array.dtype.kind == "f" else stored_as(array.dtype)
     target = devices.device(device)
     kind = usual if dtype is None else as_dtype(dtype)
+    if array.dtype.kind in "iu" and kind in INTEGERS and int(array.max()) > np.iinfo(kind).max:
+        raise InvalidValue(explain(f"a tensor of {kind} cannot hold these numbers.", received=int(array.max())))
     if array.dtype.kind == "f" and kind == "float32" and not (np.abs(array[np.isfinite(array)]) <= np.finfo(kind).max).all():
         raise InvalidValue(
             explain(
@@ -239,7 +242,19 @@ def grad(of: Tensor, wrt: Tensor | Sequence[Tensor]) -> Any:
                     fix="af.tensor(array), and af.ops functions instead of those of NumPy",
                 )
             )
-    wanted = [_as_in(of, w) for w in (wrt if many else [wrt])]  # type: ignore[arg-type]
+    asked: Sequence[Tensor] = wrt if many else [wrt]  # type: ignore[assignment, list-item]
+    whole = next((w for w in asked if w.dtype not in FLOATS), None)
+    if whole is not None:
+        raise InvalidType(
+            explain(
+                "only floating-point tensors have gradients.",
+                expected="float32 or float64",
+                received=f"{whole.dtype} of shape {written(whole.shape)}",
+                fix='t = af.ops.cast(t, "float32"), and E computed from that',
+            )
+        )
+    of = of.used()
+    wanted = [_as_in(of, w) for w in asked]
     found = gradient(of, wanted)
     evaluate([of, *found, *wanted])  # what is asked for again a step later begins at numbers
     return found if many else found[0]

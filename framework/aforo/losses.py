@@ -19,7 +19,7 @@ from .graph import Tensor
 from .ops.composed import one_hot, shifted
 from .ops.operands import as_tensor, real
 from .settings import takes
-from .specs import INTEGERS, Shape, count, written
+from .specs import FLOATS, INTEGERS, Shape, count, written
 
 VALUES, CLASSES, ANY = "values", "classes", "any"
 _SMALLEST = 1e-7  # probabilities that did not come from a softmax or a sigmoid are kept this far from 0 and 1
@@ -50,8 +50,10 @@ class Loss:
             return y_true
         if y_true.shape == (*y_pred.shape[:-1], 1):
             y_true = ops.squeeze(y_true, -1)
-        if y_true.symbolic or y_pred.shape[:-1] != y_true.shape:
+        if y_pred.shape[:-1] != y_true.shape:
             return y_true
+        if y_true.symbolic:
+            return ops.cast(y_true, "int64") if y_true.dtype in FLOATS else y_true
         classes, values = y_pred.shape[-1], Tensor.evaluation.numpy(y_true)
         odd = values[(values != np.floor(values)) | (values < 0) | (values >= classes)]
         if odd.size:
@@ -60,7 +62,7 @@ class Loss:
                     f"{self.name} is given a class that the predictions do not have.",
                     expected=f"whole numbers from 0 to {classes - 1}",
                     received=odd[0],
-                    fix=f"predictions of {int(odd.max()) + 1} classes" if odd.min() >= 0 else "number the classes from 0",
+                    fix=_numbered(odd),
                 )
             )
         return ops.cast(y_true, "int64") if y_true.dtype not in INTEGERS else y_true
@@ -101,6 +103,13 @@ class Loss:
 
     def __repr__(self) -> str:
         return f"<loss {self.name}>"
+
+
+def _numbered(odd: Any) -> str:
+    """What to do about these class numbers."""
+    if (odd != np.floor(odd)).any():
+        return "np.round(labels), and no nan among them; mse for a regression"
+    return f"predictions of {int(odd.max()) + 1} classes" if odd.min() >= 0 else "number the classes from 0"
 
 
 def _mean_over_outputs(x: Tensor) -> Tensor:

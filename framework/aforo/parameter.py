@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from . import device as devices
-from .errors import InvalidState, explain
+from .errors import InvalidState, InvalidType, explain
 from .graph import PRIMITIVES, Place, Tensor, Variable
 from .graph.tensor import current_layer, is_tracing
+from .specs import wider
 
 
 class Leaf(Tensor):
@@ -69,13 +70,23 @@ class Leaf(Tensor):
         if is_tracing() or current_layer():
             raise InvalidState(
                 explain(
-                    f"{operator}= assigns to a weight, which a forward may not do.",
+                    f"{operator}= changes a tensor from outside, which a forward may not do.",
                     expected="what a forward gives, as something new",
                     received=f"{operator}= on {self!r}",
-                    fix=f"y = w {operator} …; add_update(w, value) for what each training step leaves behind",
+                    fix=f"y = x {operator} …; add_update(w, value) for what each training step does to a weight",
                 )
             )
-        self.assign(computed())
+        value = computed()
+        if wider(value.dtype, self.dtype) != self.dtype:
+            raise InvalidType(
+                explain(
+                    f"a tensor of {self.dtype} cannot hold what {operator}= gives.",
+                    expected=self.dtype,
+                    received=value.dtype,
+                    fix=f"t = t {operator} …, or a tensor of {value.dtype}",
+                )
+            )
+        self.assign(value)
         return self
 
     def __repr__(self) -> str:

@@ -107,14 +107,14 @@ def refuse_options(owner: object, unknown: Mapping[str, Any]) -> None:
     if not unknown:
         return
     parameters = [
-        name
-        for cls in type(owner).__mro__[:-1]
-        if "__init__" in vars(cls)
-        for name, p in list(signature(vars(cls)["__init__"]).parameters.items())[1:]
-        if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        name for cls in type(owner).__mro__[:-1] if "__init__" in vars(cls) for name in _options(vars(cls)["__init__"])
     ]
     known = list(dict.fromkeys(parameters))
     raise _no_option(type(owner).__name__, known, *next(iter(unknown.items())), getattr(owner, "instead", {}))
+
+
+def _options(function: Callable[..., Any]) -> list[str]:
+    return [p.name for p in signature(function).parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 
 P = ParamSpec("P")
@@ -132,14 +132,20 @@ def strict(function: Callable[P, R]) -> Callable[P, R]:
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         for name, value in kwargs.items():
             if name not in known:
-                raise _no_option(type(args[0]).__name__ if owner == "__init__" else owner, known, name, value, {})
+                own = type(args[0]).__init__ if owner == "__init__" else checked
+                more = [] if own is checked else _options(own)  # of a subclass
+                raise _no_option(_called(args, owner), list(dict.fromkeys([*more, *known])), name, value, {})
         if len(args) < len(needed):
             missing = [name for name in needed[len(args) :] if name not in kwargs]
             if missing:
-                raise _missing(type(args[0]).__name__ if owner == "__init__" else owner, needed, missing[0])
+                raise _missing(_called(args, owner), needed, missing[0])
         return function(*args, **kwargs)
 
     return checked
+
+
+def _called(args: Sequence[Any], name: str) -> str:
+    return type(args[0]).__name__ if name == "__init__" else name
 
 
 def _missing(owner: str, needed: Sequence[str], name: str) -> InvalidType:

@@ -18,6 +18,13 @@ from .errors import InvalidType, InvalidValue, explain
 DTYPES = {"float32": 4, "float64": 8, "int32": 4, "int64": 8, "bool": 1}
 FLOATS = ("float32", "float64")
 INTEGERS = ("int32", "int64")
+_PROMOTION = ("bool", "int32", "int64", "float32", "float64")
+
+
+def wider(*dtypes: str) -> str:
+    """The dtype that holds the values of all of these."""
+    return max(dtypes, key=_PROMOTION.index)
+
 
 _Terms = dict[tuple[str, ...], int]
 

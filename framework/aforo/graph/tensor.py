@@ -12,7 +12,7 @@ from os.path import dirname
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol
 
 from ..errors import InvalidType, InvalidValue, explain
-from ..specs import Shape, written
+from ..specs import FLOATS, Shape, written
 from .primitive import PRIMITIVES, Primitive
 from .variable import BATCH, LOOP, Variable
 
@@ -343,6 +343,8 @@ class Tensor:
                 return self.operations.both(*inputs) if name == "bitwise_and" else self.operations.either(*inputs)
             if name == "not_equal":
                 return self.operations.opposite(self.operations.binary("equal", *inputs))
+            if name == "power" and not isinstance(inputs[0], Tensor):
+                return self.operations.exponential(*inputs)
             if name in ("matmul", "power"):
                 return getattr(self.operations, name)(*inputs)
         return self._in_numpy(name, getattr(ufunc, method), inputs, options)
@@ -351,6 +353,15 @@ class Tensor:
         return self._in_numpy(function.__name__, function, inputs, options)
 
     def _in_numpy(self, name: str, function: Callable[..., Any], inputs: Any, options: Any) -> Any:
+        if options.get("out") is not None or name in ("copyto", "fill_diagonal", "place", "put", "putmask"):
+            raise InvalidType(
+                explain(
+                    f"np.{name} would write into a copy of a tensor's numbers.",
+                    expected="an array to write into",
+                    received=repr(self),
+                    fix="t.assign(values)",
+                )
+            )
         if not self.symbolic and not current_layer():
             return function(*_numbers(inputs), **_numbers(options))
         known = name in self.operations.names()
@@ -450,6 +461,22 @@ def apply(name: str, *inputs: Tensor, **attributes: Any) -> Tensor:
     return Tensor(record, inputs, attributes, shape, dtype, place)
 
 
+_EXACT = 2**31  # whole numbers below fit every dtype, and a float
+
+
+def _as_array(value: float, dtype: str) -> np.ndarray[Any, Any]:
+    """A number as an array of its dtype."""
+    import numpy as np
+
+    return np.array(value, dtype)
+
+
+def _too_large(value: float, dtype: str) -> InvalidValue:
+    return InvalidValue(
+        explain(f"{dtype} cannot hold this number.", received=f"{value:.3g}" if isinstance(value, float) else value)
+    )
+
+
 def leaf(variable: Variable) -> Tensor:
     """The value a variable has when a program starts."""
     return apply("variable", variable=variable)
@@ -457,9 +484,20 @@ def leaf(variable: Variable) -> Tensor:
 
 def constant(value: float | np.ndarray[Any, Any], dtype: str, times: Any = 1, per: Any = 1) -> Tensor:
     """A number of the tensor's own dtype, `value · times / per`, where the sizes may be symbolic; or an array of numbers."""
-    if isinstance(value, (bool, int, float)):
-        return apply("constant", value=float(value), dtype=dtype, times=times, per=per, shape=())
-    array = value.astype(dtype)
+    if isinstance(value, (bool, int, float)) and (dtype in FLOATS or isinstance(value, bool) or abs(value) < _EXACT):
+        if value == 0 and str(value)[0] == "-":  # two numbers that are equal, but not the same
+            return constant(_as_array(value, dtype), dtype)
+        try:
+            return apply("constant", value=float(value), dtype=dtype, times=times, per=per, shape=())
+        except OverflowError:
+            raise _too_large(value, dtype) from None
+    if isinstance(value, (int, float)):
+        try:
+            array = _as_array(value, dtype)
+        except (OverflowError, ValueError):
+            raise _too_large(value, dtype) from None
+    else:
+        array = value.astype(dtype)
     if array.size == 0:
         raise InvalidValue(explain("an empty array cannot be used in a forward.", received=f"shape {array.shape}"))
     return apply("constant", value=array.tobytes(), dtype=dtype, times=1, per=1, shape=array.shape)

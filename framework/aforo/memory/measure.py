@@ -165,7 +165,10 @@ def _peak(plan: Plan) -> int:
 def _holders(plan: Plan) -> tuple[Holder, ...]:
     """The values in the arena at its peak, largest first."""
     peak = _peak(plan)
-    written = {operand.value: index for index, step in enumerate(plan.steps) for operand in step.writes}
+    written: dict[int, int] = {}  # the step that writes a value, or the first part of it
+    for index, step in enumerate(plan.steps):
+        for operand in step.writes:
+            written.setdefault(operand.value, index)
     scratch = {operand.value for step in plan.steps for operand in step.scratch}
     holders = []
     for buffer in plan.buffers:

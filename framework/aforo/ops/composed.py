@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, TypeVar
 
+from ..errors import InvalidType, explain
 from ..graph import Spelling, Tensor
-from ..specs import Size
+from ..specs import INTEGERS, Size
 from .elementwise import cast, equal, erf, exp, guard, log, maximum, minimum, sigmoid, sqrt, square
 from .leaves import iota
-from .operands import alike, as_tensor
+from .operands import alike, as_tensor, real
 from .reduce import Axes, max, mean, sum
 from .shape import as_axis, concatenate, reshape, stop_gradient
 
@@ -42,6 +43,7 @@ def relu(x: Tensor) -> Tensor:
 
 def shifted(x: Tensor, axis: int = -1) -> tuple[Tensor, Tensor, Tensor]:
     """x − max(x), its exponential, and that one's sum, along an axis that is kept: what softmax and its loss share."""
+    x = real(x)
     z = x - stop_gradient(max(x, axis, keepdims=True))
     e = exp(guard(z, _FLOOR))
     return z, e, sum(e, axis, keepdims=True)
@@ -123,5 +125,11 @@ def stack(tensors: Sequence[Any], axis: int = 0) -> Tensor:
 def one_hot(labels: Any, classes: Size) -> Tensor:
     """Class numbers (…) as masks (…, classes), bool."""
     labels = as_tensor(labels)
+    if labels.dtype not in INTEGERS:
+        raise InvalidType(
+            explain(
+                "one_hot takes class numbers.", expected="whole numbers", received=labels.dtype, fix='af.ops.cast(x, "int64")'
+            )
+        )
     column = reshape(labels, (*labels.shape, 1))
     return equal(column, cast(iota(classes, labels.dtype), labels.dtype))

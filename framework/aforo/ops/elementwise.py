@@ -12,8 +12,8 @@ import numpy as np
 from ..errors import InvalidType, InvalidValue, explain
 from ..graph import Sample, Tensor, apply, constant, primitive
 from ..graph.primitive import Gradient, Spec
-from ..specs import FLOATS, Shape, as_dtype, written
-from .operands import as_tensor, met, real, where_it_happened, wider
+from ..specs import FLOATS, INTEGERS, Shape, as_dtype, wider, written
+from .operands import as_tensor, met, real, where_it_happened
 from .shape import broadcast_to, repeated
 
 _TWO_OVER_ROOT_PI = 2.0 / sqrt_of(pi)
@@ -49,7 +49,9 @@ def _unary(
     high: float = 2.0,
     stops: str = "",
     overwrites: tuple[int, ...] = (0,),
+    whole: Callable[[Tensor], Tensor] | None = None,
 ) -> Callable[[Any], Tensor]:
+    """whole: what it is of whole numbers, where that is a whole number; else they become float32."""
     op = primitive_name or name
     primitive(
         op,
@@ -61,14 +63,15 @@ def _unary(
     )
 
     def function(x: Any) -> Tensor:
-        return apply(op, real(x))
+        x = as_tensor(x)
+        return whole(x) if whole is not None and x.dtype in INTEGERS else apply(op, real(x))
 
     function.__name__ = name
     function.__doc__ = doc
     return function
 
 
-negative = _unary("negative", lambda y, g: (-g,), "−x, elementwise.")
+negative = _unary("negative", lambda y, g: (-g,), "−x, elementwise.", whole=lambda x: binary("subtract", 0, x))
 exp = _unary("exp", lambda y, g: (g * y,), "eˣ, elementwise.")
 log = _unary("log", lambda y, g: (g / y.inputs[0],), "Natural logarithm of x > 0, elementwise.", low=0.3, high=3.0)
 sqrt = _unary("sqrt", lambda y, g: (g * 0.5 / y,), "Square root of x > 0, elementwise.", low=0.3, high=3.0)
@@ -79,7 +82,12 @@ sin = _unary("sin", lambda y, g: (g * apply("cos", y.inputs[0]),), "Sine, elemen
 cos = _unary("cos", lambda y, g: (-(g * sin(y.inputs[0])),), "Cosine, elementwise, in radians.")
 tan = _unary("tan", lambda y, g: (g * (1.0 + y * y),), "Tangent, elementwise, in radians.", low=-1.0, high=1.0)
 absolute = _unary(
-    "absolute", lambda y, g: (g * apply("sign", y.inputs[0]),), "|x|, elementwise; derivative 0 at 0.", low=0.2, high=2.0
+    "absolute",
+    lambda y, g: (g * apply("sign", y.inputs[0]),),
+    "|x|, elementwise; derivative 0 at 0.",
+    low=0.2,
+    high=2.0,
+    whole=lambda x: binary("maximum", x, negative(x)),
 )
 erf = _unary(
     "erf",

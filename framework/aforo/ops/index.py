@@ -64,7 +64,7 @@ def gather(x: Any, indices: Any) -> Tensor:
 
     Raises for indices outside x when their values are known; a model checks those it is fed.
     """
-    x, rows = as_tensor(x), as_tensor(indices)
+    x, rows = as_tensor(x), as_tensor(indices, "int64" if hasattr(indices, "__index__") else None)
     size = x.shape[0] if x.shape else 1
     known = not rows.symbolic and not any(isinstance(n, Dim) for n in (size, *rows.shape))
     if known and rows.dtype in INTEGERS:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..errors import InvalidType, explain
 from ..graph import Tensor, Variable, apply, primitive
 from ..graph.primitive import Spec
-from ..specs import Shape, Size
+from ..settings import whole
+from ..specs import Dim, Shape, Size, as_dtype
 
 
 def _variable_spec(*, variable: Variable) -> Spec:
@@ -33,4 +35,7 @@ primitive("ones", spec=_iota_spec, stops="it is where a graph starts", flops=_no
 
 def iota(size: Size, dtype: str = "int64") -> Tensor:
     """0, 1, … size − 1, shape (size,)."""
+    size = size if isinstance(size, Dim) else whole("size", size, 1)
+    if as_dtype(dtype) == "bool":
+        raise InvalidType(explain("iota counts.", expected="a dtype of numbers", received=dtype, fix='dtype="int64"'))
     return apply("iota", size=size, dtype=dtype)

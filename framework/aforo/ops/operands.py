@@ -12,11 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InvalidType, explain
+from ..errors import InvalidType, InvalidValue, explain
 from ..graph import Tensor, apply, constant, current_layer
-from ..specs import FLOATS, Dim
-
-_PROMOTION = ("bool", "int32", "int64", "float32", "float64")
+from ..specs import FLOATS, Dim, wider
 
 
 def where_it_happened() -> str:
@@ -28,10 +26,10 @@ def as_tensor(x: Any, dtype: str | None = None) -> Tensor:
     """x as a tensor: numbers and arrays become constants, of `dtype` unless they are arrays of whole numbers or masks."""
     if isinstance(x, Tensor):
         return x
-    if isinstance(x, (bool, int, float)):
-        return constant(x, dtype or "float32")
     if isinstance(x, np.generic):
-        return constant(x.item(), dtype or "float32")
+        x = x.item()
+    if isinstance(x, (bool, int, float)):
+        return constant(x, dtype or ("bool" if isinstance(x, bool) else "float32"))
     if isinstance(x, Dim):
         x.no_value()
     try:
@@ -49,8 +47,16 @@ def as_tensor(x: Any, dtype: str | None = None) -> Tensor:
     if array.dtype.kind == "f":
         kind = dtype if dtype in FLOATS else "float32"
     else:
-        kind = {"b": "bool"}.get(array.dtype.kind, "int64" if array.dtype.itemsize > 4 else "int32")
+        kind = stored_as(array.dtype)
+        if array.dtype.kind == "u" and array.size and int(array.max()) > np.iinfo(kind).max:
+            raise InvalidValue(explain(f"{kind} cannot hold these numbers.", received=int(array.max())))
     return constant(array if array.ndim else array.item(), kind)
+
+
+def stored_as(dtype: Any) -> str:
+    """The dtype of a tensor that holds an array of whole numbers or of truth."""
+    small = dtype.itemsize < 4 or (dtype.itemsize == 4 and dtype.kind == "i")
+    return "bool" if dtype.kind == "b" else "int32" if small else "int64"
 
 
 def met(x: Any, dtype: str) -> str:
@@ -64,11 +70,6 @@ def real(x: Any) -> Tensor:
     """x as a tensor for a function of real numbers: whole numbers and masks become float32."""
     x = as_tensor(x)
     return x if x.dtype in FLOATS else apply("cast", x, dtype="float32")
-
-
-def wider(*dtypes: str) -> str:
-    """The dtype that holds the values of all of these."""
-    return max(dtypes, key=_PROMOTION.index)
 
 
 def alike(values: Iterable[Any]) -> list[Tensor]:

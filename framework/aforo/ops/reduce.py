@@ -93,10 +93,15 @@ def _reduce(name: str, x: Tensor, axes: tuple[int, ...], keepdims: bool) -> Tens
     return reshape(out, _kept(x, axes)) if keepdims else out
 
 
+def _counted(x: Any) -> Tensor:
+    """x, with 1.0 and 0.0 for what is true and what is not."""
+    x = as_tensor(x)
+    return real(x) if x.dtype == "bool" else x
+
+
 def sum(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
     """The sum over one axis, several, or all of them; of a mask, how often it is true, as float32."""
-    x = as_tensor(x)
-    x = real(x) if x.dtype == "bool" else x
+    x = _counted(x)
     axes = _axes(x, axis)
     if x.folds("multiply") and len(axes) == x.ndim:  # a common factor leaves the sum: it is then applied to one value
         for value, factor in (x.inputs, x.inputs[::-1]):
@@ -120,18 +125,18 @@ def mean(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
 
 
 def max(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
-    """The largest value over one axis, several, or all of them. Ties share the gradient."""
-    x = as_tensor(x)
+    """The largest value over one axis, several, or all of them; of a mask, 1.0 if any is true. Ties share the gradient."""
+    x = _counted(x)
     return _reduce("amax", x, _axes(x, axis), keepdims)
 
 
 def min(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
     """The smallest value over one axis, several, or all of them. Ties share the gradient."""
-    return -max(-as_tensor(x), axis, keepdims)
+    return -max(-_counted(x), axis, keepdims)
 
 
 def argmax(x: Any, axis: int = -1) -> Tensor:
     """The position of the (first) largest value along an axis, as int64."""
-    x = as_tensor(x)
+    x = _counted(x)
     last = as_axis(x, axis)
     return apply("argmax", transpose(x, [*(i for i in range(x.ndim) if i != last), last]))

@@ -346,7 +346,9 @@ def _bounds(key: int | slice | EllipsisType, size: Size) -> tuple[Size, Size, in
             explain(
                 "a tensor is indexed by whole numbers, slices, None and `...`.",
                 received=type(key).__name__,
-                fix="af.ops.gather(x, indices) for an array of indices",
+                fix="af.ops.where(mask, x, 0.0), which keeps the shape"
+                if str(getattr(key, "dtype", "")) == "bool"
+                else "af.ops.gather(x, indices) for an array of indices",
             )
         ) from None
     position = _position(key, size)

@@ -37,8 +37,10 @@ def joined(draft: Draft) -> Draft | None:
         (whole,) = step.writes
         start: Size = 0
         for read, is_made_there in zip(step.reads, own, strict=True):
-            place = Layout(start, read.layout.shape, strides(read.layout.shape))
-            start = start + count(read.layout.shape)
+            # As its maker writes it, or as the copy does; the concatenation may have looked at it in another shape.
+            shape = draft.values[read.value].shape if is_made_there else read.layout.shape
+            place = Layout(start, shape, strides(shape))
+            start = start + count(shape)
             if is_made_there:
                 maker = writers[read.value]
                 steps[maker] = _with_part(steps[maker], read.value, whole, place)
