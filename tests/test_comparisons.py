@@ -441,3 +441,31 @@ def test_a_subclass_is_answered_with_its_own_options() -> None:
     for typo, fix in (("windw", "window=3"), ("pacience", "patience=3")):
         with pytest.raises(af.Error, match=f"Patient has no option '{typo}'(.|\n)*fix: {fix}"):
             Patient(**{typo: 3})
+
+
+def test_momentum_by_hand_begins_at_the_velocity_it_has() -> None:
+    from aforo import evaluate
+
+    w, v = af.tensor(np.linspace(1, 2, 5)), 0.0
+    expected, u = np.linspace(1, 2, 5), np.zeros(5)
+    known: list[int] = []
+    for _ in range(40):
+        v = 0.9 * v + af.grad(ops.sum(w * w), w)
+        w -= 0.01 * v
+        u = 0.9 * u + 2 * expected
+        expected = expected - 0.01 * u
+        known.append(len(evaluate._programs))
+    np.testing.assert_allclose(w.numpy(), expected, rtol=1e-5)
+    assert known[3] == known[-1]  # every step runs the programs of the step before
+    assert isinstance(v, af.Tensor) and v.value is not None
+
+
+def test_what_is_held_on_the_way_is_computed_once() -> None:
+    x = af.tensor(A)
+    hidden = ops.tanh(x * 2.0)
+    error = ops.sum(hidden * 3.0)
+    float(error)
+    assert hidden.value is not None and np.allclose(hidden.numpy(), np.tanh(A * 2))
+    assert error.inputs[0].value is None  # nobody else knows the product
+    (dx,) = af.grad(error, [x])
+    assert np.allclose(dx.numpy(), 6 * (1 - np.tanh(2 * A) ** 2), atol=1e-5)

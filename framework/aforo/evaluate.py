@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from sys import getrefcount
 from threading import RLock
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 from . import device as devices
 from .errors import InvalidType, InvalidValue, explain
 from .gradient import gradient
-from .graph import PRIMITIVES, TENSOR, Graph, Place, Tensor, Variable, ancestors, rebuilt
+from .graph import PRIMITIVES, SCAN, TENSOR, Graph, Place, Tensor, Variable, ancestors, rebuilt
 from .ops.operands import stored_as
 from .parameter import Leaf
 from .program import Program, Workspace
@@ -30,7 +31,10 @@ _lock = RLock()
 
 @strict
 def tensor(data: Any, dtype: Any = None, device: Any = "cpu") -> Leaf:
-    """A tensor with the numbers of an array, a list or a number. Fractions are stored as float32 unless a dtype is given."""
+    """A tensor with the numbers of an array, a list or a number. Fractions are stored as float32 unless a dtype is given.
+
+    t -= 0.1 * g changes it in place; t = t - 0.1 * g is a new tensor, which knows how it came about, for derivatives.
+    """
     if isinstance(data, Tensor):
         data = data.numpy()
     try:
@@ -116,12 +120,14 @@ def _not_taken(array: Any, error: Exception) -> InvalidValue:
 
 
 def evaluate(tensors: Sequence[Tensor]) -> None:
-    """Compute these tensors, all in one program, and remember their values."""
+    """Compute these tensors, all in one program, and remember their values, and those of what is held on the way to them."""
     with _lock:
         missing = [x for x in {id(x): x for x in tensors}.values() if x.value is None and x.op != "variable"]
         if not missing:
             return
-        nodes, leaves, key = _structure(missing)
+        nodes = _unknown(missing)
+        missing += _held(nodes, missing)
+        leaves, key = _structure(nodes, missing)
         target = _common_device(leaves)
         found = _programs.get((key, target.name))
         if found is None:
@@ -150,8 +156,8 @@ def _start(node: Tensor) -> Variable | None:
     return variable.source or variable
 
 
-def _structure(wanted: Sequence[Tensor]) -> tuple[list[Tensor], list[Variable], Any]:
-    """The nodes to compute, the variables they start from, and a key that is equal for expressions of the same structure."""
+def _unknown(wanted: Sequence[Tensor]) -> list[Tensor]:
+    """What these are computed from, back to values that are there, inputs first."""
     found: dict[int, Tensor] = {id(x): x for x in wanted}
     stack = list(wanted)
     while stack:
@@ -160,7 +166,24 @@ def _structure(wanted: Sequence[Tensor]) -> tuple[list[Tensor], list[Variable], 
             if id(x) not in found:
                 found[id(x)] = x
                 stack.append(x)
-    nodes = sorted(found.values(), key=lambda node: node.serial)
+    return sorted(found.values(), key=lambda node: node.serial)
+
+
+def _held(nodes: Sequence[Tensor], wanted: Sequence[Tensor]) -> list[Tensor]:
+    """Those that somebody else than an expression refers to. Without their values, what is computed from them later would
+    start at the beginning again, as would the velocity of a momentum by hand at every step."""
+    (alone,) = [getrefcount(x) for x in [object()]]  # what a list and the loop over it refer to
+    own = {id(x): alone for x in nodes}
+    for node in nodes:
+        for x in (*node.inputs, *(node.spelling.inputs if node.spelling is not None else ())):
+            if id(x) in own:
+                own[id(x)] += 1
+    done = {id(x) for x in nodes if x.op == SCAN or _start(x) is not None} | set(map(id, wanted))  # a loop is no value
+    return [x for x in nodes if getrefcount(x) > own[id(x)] and id(x) not in done]
+
+
+def _structure(nodes: Sequence[Tensor], wanted: Sequence[Tensor]) -> tuple[list[Variable], Any]:
+    """The variables that nodes start from, and a key that is equal for expressions of the same structure."""
     index: dict[int, int] = {}
     leaves: dict[int, tuple[int, Variable]] = {}
     key: list[Any] = []
@@ -180,7 +203,7 @@ def _structure(wanted: Sequence[Tensor]) -> tuple[list[Tensor], list[Variable], 
     for held in started:
         if held.storage is None:  # a weight that nobody placed goes where the rest is
             devices.materialise(held, {}, held.device or here)
-    return nodes, started, (tuple(key), tuple(index[id(x)] for x in wanted))
+    return started, (tuple(key), tuple(index[id(x)] for x in wanted))
 
 
 def _common_device(leaves: Sequence[Variable]) -> devices.Device:
