@@ -88,7 +88,7 @@ def silu(x: Tensor) -> Tensor:
 
 
 def clip(x: Any, low: float, high: float) -> Tensor:
-    """x within low and high, elementwise. Derivative 0 where it is cut."""
+    """x within low and high, elementwise. Derivative 1 from above low up to high, 0 elsewhere."""
     return maximum(minimum(as_tensor(x), high), low)
 
 

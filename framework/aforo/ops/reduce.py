@@ -8,6 +8,7 @@ from typing import Any
 from ..errors import InvalidType, InvalidValue, explain
 from ..graph import Sample, Tensor, apply, constant, primitive
 from ..graph.primitive import Spec
+from ..settings import strict
 from ..specs import FLOATS, Shape, count
 from .elementwise import cast, equal, scalar_source
 from .operands import as_tensor, real
@@ -99,6 +100,7 @@ def _counted(x: Any) -> Tensor:
     return real(x) if x.dtype == "bool" else x
 
 
+@strict
 def sum(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
     """The sum over one axis, several, or all of them; of a mask, how often it is true, as float32."""
     x = _counted(x)
@@ -117,6 +119,7 @@ def sum(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
     return _reduce("sum", x, axes, keepdims)
 
 
+@strict
 def mean(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
     """The mean over one axis, several, or all of them. The count may be symbolic: it is data, not structure."""
     x = real(x)
@@ -124,17 +127,20 @@ def mean(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
     return sum(x, axis, keepdims) * constant(1.0, x.dtype, per=number)
 
 
+@strict
 def max(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
     """The largest value over one axis, several, or all of them; of a mask, 1.0 if any is true. Ties share the gradient."""
     x = _counted(x)
     return _reduce("amax", x, _axes(x, axis), keepdims)
 
 
+@strict
 def min(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
     """The smallest value over one axis, several, or all of them. Ties share the gradient."""
     return -max(-_counted(x), axis, keepdims)
 
 
+@strict
 def argmax(x: Any, axis: int = -1) -> Tensor:
     """The position of the (first) largest value along an axis, as int64."""
     x = _counted(x)
