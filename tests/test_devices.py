@@ -682,3 +682,33 @@ def test_a_count_of_the_rows_grows_within_the_bytes_it_was_rounded_up_to():
     model = af.Model(x, x + af.ops.reshape(af.ops.iota(x.shape[0], "float32"), (x.shape[0], 1))).to("simulated")
     for rows in (1, 7, 3, 9):
         np.testing.assert_array_equal(model.predict(np.zeros((rows, 1)))[:, 0], np.arange(rows))
+
+
+@needs_compiler
+@pytest.mark.parametrize("added", [False, True], ids=["built after the move", "added after the move"])
+@pytest.mark.parametrize("change", ["set", "set a layer", "assign", "in place", "look"])
+def test_weights_that_came_after_the_move_are_where_the_model_is(change: str, added: bool) -> None:
+    model = af.Sequential([af.Dense(3, input_shape=[3])] if added else []).to("simulated")
+    if added:
+        model.predict(np.ones((1, 3)))
+    model.add(af.Dense(2))
+    if not added:
+        model.build((None, 3))
+    layer = model.layers[-1]
+    values = [np.full((3, 2), 0.5), np.ones(2)]
+    if change == "set":
+        model.set_weights([*model.get_weights()[:-2], *values])
+    elif change == "set a layer":
+        layer.set_weights(values)
+    elif change == "assign":
+        layer.kernel.assign(values[0])
+        layer.bias.assign(values[1])
+    elif change == "in place":
+        layer.kernel *= 0.0
+        layer.kernel += values[0]
+        layer.bias += values[1]
+    else:
+        values = layer.get_weights()
+    assert {weight.device for weight in model.weights} == {"simulated"}
+    first = model.layers[0](af.tensor(np.ones((1, 3)), device="simulated")).numpy() if added else np.ones((1, 3))
+    np.testing.assert_allclose(model.predict(np.ones((1, 3))), first @ values[0] + values[1], rtol=1e-5)

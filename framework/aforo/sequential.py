@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from . import device as devices
 from .errors import InvalidState, InvalidType, InvalidValue, explain, unknown_name
 from .graph import BATCH as BATCH_ROLE
 from .graph import Tensor, Variable, leaf, tracing
@@ -177,6 +178,8 @@ class Sequential(Model):
         self._outputs = Structure((self._stack[-1].name,) if self._stack else ("y",), "one")
         for head in self.heads:
             head.target = None
+        if self._device is not devices.CPU:  # elsewhere, what nobody has placed goes where it is first used
+            devices.move([weight.variable for weight in self.weights if weight.variable.device is None], self._device, {})
         self._changed()
         Layer.changes += 1
 
