@@ -284,6 +284,9 @@ def test_a_weight_that_is_not_there_yet_says_why() -> None:
         af.Dense(3).kernel  # noqa: B018
     built = af.Dense(3)
     built(X)
+    for wrong, meant in (("fitt", "fit"), ("predit", "predict")):
+        with pytest.raises(AttributeError, match=f"no '{wrong}'.\\n  fix: {meant}$"):
+            getattr(af.Sequential([af.Dense(2)]), wrong)
     with pytest.raises(AttributeError, match="no 'kernle'") as caught:
         built.kernle  # noqa: B018
     assert "yet" not in str(caught.value)

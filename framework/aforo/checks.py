@@ -371,12 +371,13 @@ def sequence_length(columns: Sequence[tuple[Variable, Array]], steps: int | None
 
 def check_same_rows(x: Array, y: Array, x_name: str = "x", y_name: str = "y") -> None:
     if x.shape[0] != (y.shape or (0,))[0]:
+        x_name, y_name = in_code(x_name), in_code(y_name)
         raise InvalidValue(
             explain(
                 f"{x_name} and {y_name} differ in their number of rows.",
                 expected="as many rows in each",
                 received=f"{len(x)} rows of {x_name}, {len(y) if y.shape else 'a single number'} of {y_name}",
-                fix="what drops rows of one must drop those of the other: x, y = x[keep], y[keep]",
+                fix=f"drop the same rows of both: {x_name}, {y_name} = {x_name}[keep], {y_name}[keep]",
             )
         )
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import device as devices
 from .. import initializers
-from ..errors import InvalidState, InvalidType, InvalidValue, explain, located
+from ..errors import InvalidState, InvalidType, InvalidValue, explain, located, nearest
 from ..graph import PARAMETERS, Tensor, Variable, apply, current_layer, tracing, within
 from ..graph.tensor import is_tracing, now
 from ..ops.operands import as_tensor
@@ -102,9 +102,10 @@ class Layer:
                 )
             if name.startswith("__"):
                 raise AttributeError(name)
-            what = f"layer {self.name!r} has no {name!r}"
-            text = explain(f"{what}.") if self.built else explain(f"{what} yet: its weights depend on its input.", fix=_UNBUILT)
-            raise AttributeError(text, name=name, obj=self)
+            near = nearest(name, [each for each in dir(type(self)) if not each.startswith("_")])
+            waits = not self.built and near is None
+            what = f"layer {self.name!r} has no {name!r}" + " yet: its weights depend on its input" * waits
+            raise AttributeError(explain(f"{what}.", fix=_UNBUILT if waits else near), name=name, obj=self)
 
     def __setattr__(self, name: str, value: Any) -> None:
         held = vars(self).get(name)
