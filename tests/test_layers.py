@@ -876,3 +876,45 @@ def test_freezing_reaches_layers_that_are_made_or_added_later() -> None:
     stack.add(af.Dense(2))
     stack.build((None, 3))
     assert not stack.trainable_weights and len(stack.weights) == 4
+
+
+# --- what a layer is told, and asked ----------------------------------------------------------------------------------
+
+
+def test_a_layer_gives_and_takes_its_weights() -> None:
+    model = af.Sequential([af.Dense(4, input_shape=[3]), af.Dense(2)])
+    layer = model.layers[1]
+    assert [w.shape for w in layer.get_weights()] == [(4, 2), (2,)]
+    layer.set_weights([np.ones((4, 2)), np.full(2, 3.0)])
+    assert np.array_equal(model.get_weights()[2], np.ones((4, 2))) and np.array_equal(layer.get_weights()[1], [3.0, 3.0])
+    for wrong in ([np.ones((4, 2))], [np.ones((4, 2)), np.ones(3)]):
+        with pytest.raises(af.Error):
+            layer.set_weights(wrong)
+    assert np.array_equal(layer.get_weights()[1], [3.0, 3.0])
+    with pytest.raises(af.Error, match="call it on data first"):
+        af.Dense(2).set_weights([np.ones((4, 2)), np.ones(2)])
+
+
+def test_a_weight_that_is_not_there_yet_says_why() -> None:
+    with pytest.raises(AttributeError, match=r"no 'kernel' yet(.|\n)*input_shape"):
+        af.Dense(3).kernel  # noqa: B018
+    built = af.Dense(3)
+    built(np.ones((2, 3)))
+    for wrong, meant in (("fitt", "fit"), ("predit", "predict")):
+        with pytest.raises(AttributeError, match=f"no '{wrong}'.\\n  fix: {meant}$"):
+            getattr(af.Sequential([af.Dense(2)]), wrong)
+    with pytest.raises(AttributeError, match="no 'kernle'") as caught:
+        built.kernle  # noqa: B018
+    assert "yet" not in str(caught.value)
+
+
+def test_what_a_layer_is_told_is_what_it_is_held_to() -> None:
+    with pytest.raises(af.Error, match=r"input_shape says(.|\n)*\(batch, 5\)(.|\n)*\(2, 3\)(.|\n)*input_shape=\[3\]"):
+        af.Dense(4, input_shape=[5])(np.ones((2, 3)))
+    assert af.Dense(4, input_shape=[3])(np.ones((2, 3))).shape == (2, 4)
+    assert af.LSTM(4, input_shape=[None, 3])(np.ones((2, 7, 3))).shape == (2, 4)
+    for wrong in ({"use_bias": "no"}, {"trainable": "yes"}):
+        with pytest.raises(af.Error, match="is True or False"):
+            af.Dense(3, **wrong)
+    with pytest.raises(af.Error, match=r"a list of layers(.|\n)*af.Sequential\(\[layer"):
+        af.Sequential(af.Dense(3))  # type: ignore[arg-type]

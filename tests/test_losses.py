@@ -268,3 +268,49 @@ def test_metrics_do_not_change_what_is_learned() -> None:
         model.fit(x, y, epochs=2, seed=1, verbose=0)
     for p, q in zip(a.get_weights(), b.get_weights(), strict=True):
         assert_close(p, q, 1e-6)
+
+
+# --- by hand ----------------------------------------------------------------------------------------------------------
+
+
+P = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1]])
+
+
+@pytest.mark.parametrize("labels", [[0, 1], [[0], [1]], [0.0, 1.0], np.array([0, 1], "int32"), af.tensor([0, 1])])
+def test_class_numbers_are_taken_as_fit_takes_them(labels: Any) -> None:
+    found = float(af.losses.sparse_categorical_crossentropy(labels, P))
+    assert found == pytest.approx(-np.log([0.7, 0.8]).mean(), rel=1e-6)
+
+
+@pytest.mark.parametrize("labels", [[0, 3], [-1, 0], [100, 1], [0.5, 1.0], [[0], [3]]])
+def test_classes_that_are_not_there_are_refused(labels: Any) -> None:
+    with pytest.raises(af.Error, match=r"does? not have(.|\n)*from 0 to 2|do not have(.|\n)*from 0 to 2"):
+        af.losses.sparse_categorical_crossentropy(labels, P)
+
+
+def test_targets_of_a_loss_by_hand_may_be_whole_numbers_and_masks() -> None:
+    hot = np.eye(3)[[0, 1]]
+    expected = -np.log([0.7, 0.8]).mean()
+    for given in (hot, hot.astype(int), hot.astype(bool), af.ops.one_hot([0, 1], 3)):
+        assert float(af.losses.categorical_crossentropy(given, P)) == pytest.approx(expected, rel=1e-6)
+    assert float(af.losses.mse([[1], [2]], [[1.5], [2.0]])) == pytest.approx(0.125)
+
+
+@pytest.mark.parametrize(
+    ("loss", "y_true", "fix"),
+    [
+        ("sparse_categorical_crossentropy", np.eye(3)[[0, 1]], "af.ops.argmax(y_true)"),
+        ("categorical_crossentropy", [0, 1], "np.eye(3)[labels]"),
+        ("mse", [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], "y_true.reshape(y_pred.shape)"),
+        ("mse", [[1.0], [2.0]], None),
+    ],
+)
+def test_targets_that_do_not_fit_by_hand_come_with_a_fix_that_works(loss: str, y_true: Any, fix: str | None) -> None:
+    function = getattr(af.losses, loss)
+    with pytest.raises(af.Error, match="cannot compare") as caught:
+        function(y_true, P)
+    last = str(caught.value).splitlines()[-1].strip()
+    assert last.startswith(f"fix: {fix}") if fix else "fix" not in last
+    if fix:
+        names = {"af": af, "np": np, "labels": y_true, "y_true": np.asarray(y_true), "y_pred": P}
+        function(eval(fix, names), P)

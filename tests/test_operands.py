@@ -119,3 +119,84 @@ def test_a_product_of_two_dtypes_is_refused_with_a_fix_that_works() -> None:
     with pytest.raises(af.Error, match="one dtype"):
         ops.matmul(single, twice)
     assert ops.matmul(single, ops.cast(twice, "float32")).dtype == "float32"
+
+
+# --- numbers that are easily confused ---------------------------------------------------------------------------------
+
+
+def test_whole_numbers_go_through_a_forward_as_they_go_through_predict() -> None:
+    table = np.array([[2, 24, 4], [1, 30, 7]])
+    model = af.Sequential([af.Dense(4, activation="tanh"), af.LayerNormalization(), af.Dense(2)])
+    model.build((None, 3))
+    for given in (table, table.tolist(), af.tensor(table)):
+        np.testing.assert_allclose(model(given).numpy(), model.predict(table), rtol=1e-6)
+    w = np.linspace(-1, 1, 6).reshape(3, 2)
+    np.testing.assert_allclose((af.tensor(table) @ w).numpy(), table @ w, rtol=1e-6)
+    np.testing.assert_allclose((af.tensor(table) @ af.tensor(table.T)).numpy(), table @ table.T)
+    for function, twin in ((ops.tanh, np.tanh), (ops.mean, np.mean), (ops.sqrt, np.sqrt), (ops.std, np.std)):
+        np.testing.assert_allclose(function(table).numpy(), twin(table), rtol=1e-6)
+    np.testing.assert_allclose(ops.mean(table > 3).numpy(), np.mean(table > 3), rtol=1e-6)
+    assert ops.sum(table > 3).numpy() == np.sum(table > 3)
+    sequence = np.arange(12).reshape(2, 3, 2)
+    layer = af.LSTM(3)
+    np.testing.assert_allclose(layer(sequence).numpy(), layer(sequence.astype("float32")).numpy(), rtol=1e-6)
+
+
+def test_zero_and_minus_zero_are_two_constants() -> None:
+    c = af.tensor([1.0, -2.0])
+    for zeros in ((0.0, -0.0), (-0.0, 0.0)):
+        for zero in zeros:
+            with np.errstate(divide="ignore"):
+                assert np.array_equal((c / zero).numpy(), np.array([1.0, -2.0], "float32") / zero)
+    with np.errstate(divide="ignore"):
+        both = (c / 0.0 + 0.0 * c, c / -0.0)
+        assert both[1].numpy().tolist() == [-np.inf, np.inf]
+
+
+@pytest.mark.parametrize("change", ["+= 0.5", "/= 2", "-= 1.0"])
+def test_whole_numbers_are_not_cut_in_place(change: str) -> None:
+    t = af.tensor([1, 2, 3])
+    with pytest.raises(af.Error, match="cannot hold"):
+        exec(f"t {change}", {"t": t})
+    with pytest.raises(af.Error, match="would cut"):
+        t.assign([1.5, 2.0, 3.0])
+    t += 2
+    t.assign([2.0, 4.0, 6.0])
+    assert t.numpy().tolist() == [2, 4, 6]
+
+
+def test_large_whole_numbers_stay_what_they_are() -> None:
+    big = 2**53 + 1
+    assert bool(af.tensor(big) == big) and (af.tensor(0) + big).item() == big
+    assert (-af.tensor([2**24 + 1])).numpy().tolist() == [-(2**24) - 1] and abs(af.tensor([-(2**24) - 1])).item() == 2**24 + 1
+    assert af.tensor(np.array([2**32 - 1], np.uint32)).numpy().tolist() == [2**32 - 1]
+    assert (af.tensor(0) + np.array([2**32 - 1], np.uint32)).numpy().tolist() == [2**32 - 1]
+    small = af.tensor(np.array([1, 2], np.int32))
+    for wrong in (
+        lambda: af.tensor(np.array([2**63], np.uint64)),
+        lambda: small + 2**40,
+        lambda: small < np.int64(2**40),
+        lambda: af.tensor([1]) == 2**70,
+        lambda: af.tensor([1.0]) + 10**400,
+        lambda: small + np.array([2**63], np.uint64),
+    ):
+        with pytest.raises(af.Error, match="cannot hold"):
+            wrong()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (lambda: ops.one_hot(np.array([True]), 4), "class numbers"),
+        (lambda: ops.iota(4, "bool"), "iota counts"),
+        (lambda: ops.iota(4, "foo"), "foo"),
+        (lambda: ops.iota(0), "size must be 1 or more"),
+        (lambda: ops.iota(2.5), "size must be a whole number"),  # type: ignore[arg-type]
+        (lambda: af.tensor(X)[af.tensor(X) > 0], "af.ops.where"),
+        (lambda: af.grad(ops.sum(af.tensor([1, 2]) * 2.0), af.tensor([1, 2])), "only floating-point tensors have gradients"),
+        (lambda: af.losses.sparse_categorical_crossentropy([0.5], [[0.5, 0.5]]), r"np\.round"),
+    ],
+)
+def test_what_cannot_be_is_said_in_words(wrong: Callable[[], Any], says: str) -> None:
+    with pytest.raises(af.Error, match=says):
+        wrong()

@@ -202,3 +202,16 @@ def test_one_target_for_each_sequence_is_told_from_one_for_each_step() -> None:
     with pytest.raises(af.Error, match=r"one target for each sequence(.|\n)*return_sequences=False"):
         net.fit(x, y, verbose=0)
     net.fit(x, np.zeros((6, 4, 2)), verbose=0)
+
+
+# --- subclasses -------------------------------------------------------------------------------------------------------
+
+
+def test_a_subclass_is_answered_with_its_own_options() -> None:
+    class Patient(af.callbacks.EarlyStopping):
+        def __init__(self, window: int = 1, **options: Any) -> None:
+            super().__init__(**options)
+
+    for typo, fix in (("windw", "window=3"), ("pacience", "patience=3")):
+        with pytest.raises(af.Error, match=f"Patient has no option '{typo}'(.|\n)*fix: {fix}"):
+            Patient(**{typo: 3})

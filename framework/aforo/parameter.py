@@ -12,7 +12,7 @@ import numpy as np
 from . import device as devices
 from .errors import InvalidState, InvalidType, explain
 from .graph import PRIMITIVES, Place, Tensor, Variable
-from .graph.tensor import current_layer, is_tracing
+from .graph.place import current_layer, is_tracing
 from .specs import wider
 
 

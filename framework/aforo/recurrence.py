@@ -17,7 +17,7 @@ from . import ops
 from .errors import InvalidState, InvalidType, InvalidValue, explain
 from .graph import BATCH as BATCH_ROLE
 from .graph import PRIMITIVES, Place, Spelling, Tensor, Variable, apply, tracing, within
-from .graph.tensor import user_line
+from .graph.place import user_line
 from .layers.context import Context, collecting, current
 from .layers.layer import Call, Layer, flattened, mapped
 from .layers.recur import Steps, check_recompute, chosen

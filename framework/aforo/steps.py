@@ -12,7 +12,7 @@ from . import metrics, ops, program
 from .errors import InvalidState, explain
 from .gradient import gradient
 from .graph import LOSS, UPDATE, Graph, Tensor, Variable, ancestors, constant, leaf, merge, within
-from .graph.tensor import user_line
+from .graph.place import user_line
 from .heads import Head
 from .losses import Loss
 from .metrics import Total

@@ -2,22 +2,9 @@
 
 from .body import RESULT, SCAN, Body
 from .graph import Graph, ancestors, merge, rebuilt, verify
+from .place import BACKWARD, FORWARD, LOSS, UPDATE, Place, current_layer, tracing, within
 from .primitive import PRIMITIVES, Primitive, Sample, primitive
-from .tensor import (
-    BACKWARD,
-    FORWARD,
-    LOSS,
-    UPDATE,
-    Place,
-    Spelling,
-    Tensor,
-    apply,
-    constant,
-    current_layer,
-    leaf,
-    tracing,
-    within,
-)
+from .tensor import Spelling, Tensor, apply, constant, leaf
 from .variable import BATCH, LOOP, OPTIMIZER_STATE, PARAMETERS, STATE, TENSOR, Variable
 
 __all__ = [

@@ -9,7 +9,8 @@ from typing import Any
 
 from ..errors import Error
 from ..specs import written
-from .tensor import Tensor, within
+from .place import within
+from .tensor import Tensor
 from .variable import Variable
 
 

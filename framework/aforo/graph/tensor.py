@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import count as counter
-from os.path import dirname
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol
 
 from ..errors import InvalidType, InvalidValue, explain
 from ..specs import FLOATS, Shape, written
+from .place import Place, current_layer, here, is_tracing
 from .primitive import PRIMITIVES, Primitive
 from .variable import BATCH, LOOP, Variable
 
 if TYPE_CHECKING:
     import numpy as np
 
-_PACKAGE = dirname(dirname(__file__))
 _serials = counter()
 
 
@@ -28,72 +24,9 @@ def now() -> int:
     return next(_serials)
 
 
-FORWARD, LOSS, BACKWARD, UPDATE = "forward", "loss", "backward", "update"
-
-
 def _is_fed(attributes: dict[str, Any]) -> bool:
     variable = attributes.get("variable")
     return variable is not None and variable.role in (BATCH, LOOP)
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a node comes from: the layer, the phase of a step, and the user's line."""
-
-    layer: str = ""
-    phase: str = FORWARD
-    site: str = ""
-
-
-_NOWHERE = Place()
-_place: ContextVar[Place] = ContextVar("place", default=_NOWHERE)
-
-
-@contextmanager
-def within(layer: str | None = None, phase: str | None = None, site: str | None = None) -> Iterator[None]:
-    """Nodes made inside belong to that layer, phase and line."""
-    now = _place.get()
-    token = _place.set(
-        Place(
-            now.layer if layer is None else layer,
-            now.phase if phase is None else phase,
-            now.site if site is None else site,
-        )
-    )
-    try:
-        yield
-    finally:
-        _place.reset(token)
-
-
-_tracing: ContextVar[bool] = ContextVar("tracing", default=False)
-
-
-@contextmanager
-def tracing(on: bool = True) -> Iterator[None]:
-    """What is built inside belongs to a model: it reads its weights where they are, at every step."""
-    token = _tracing.set(on or _tracing.get())
-    try:
-        yield
-    finally:
-        _tracing.reset(token)
-
-
-def is_tracing() -> bool:
-    return _tracing.get()
-
-
-def current_layer() -> str:
-    return _place.get().layer
-
-
-def user_line() -> str:
-    """The innermost line outside this package that led here."""
-    frame = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
-        assert frame.f_back is not None
-        frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
 class Operations(Protocol):
@@ -452,16 +385,18 @@ class Spelling:
 def apply(name: str, *inputs: Tensor, **attributes: Any) -> Tensor:
     """The output of a primitive. Raises when the inputs do not fit."""
     record = PRIMITIVES[name]
-    if not _tracing.get() and not any(x.symbolic for x in inputs):
+    if not is_tracing() and not any(x.symbolic for x in inputs):
         inputs = tuple([x.used() for x in inputs])
     shape, dtype = record.spec(*inputs, **attributes)
-    place = _place.get()
-    if not place.site:
-        place = Place(place.layer, place.phase, user_line())
-    return Tensor(record, inputs, attributes, shape, dtype, place)
+    return Tensor(record, inputs, attributes, shape, dtype, here())
 
 
 _EXACT = 2**31  # whole numbers below fit every dtype, and a float
+
+
+def _is_plain(value: float, dtype: str) -> bool:
+    """Whether a float says which number of that dtype it is; 0.0 and −0.0 are equal, but not the same."""
+    return (dtype in FLOATS or abs(value) < _EXACT) and not (value == 0 and str(value).startswith("-"))
 
 
 def _as_array(value: float, dtype: str) -> np.ndarray[Any, Any]:
@@ -471,12 +406,6 @@ def _as_array(value: float, dtype: str) -> np.ndarray[Any, Any]:
     return np.array(value, dtype)
 
 
-def _too_large(value: float, dtype: str) -> InvalidValue:
-    return InvalidValue(
-        explain(f"{dtype} cannot hold this number.", received=f"{value:.3g}" if isinstance(value, float) else value)
-    )
-
-
 def leaf(variable: Variable) -> Tensor:
     """The value a variable has when a program starts."""
     return apply("variable", variable=variable)
@@ -484,18 +413,15 @@ def leaf(variable: Variable) -> Tensor:
 
 def constant(value: float | np.ndarray[Any, Any], dtype: str, times: Any = 1, per: Any = 1) -> Tensor:
     """A number of the tensor's own dtype, `value · times / per`, where the sizes may be symbolic; or an array of numbers."""
-    if isinstance(value, (bool, int, float)) and (dtype in FLOATS or isinstance(value, bool) or abs(value) < _EXACT):
-        if value == 0 and str(value)[0] == "-":  # two numbers that are equal, but not the same
-            return constant(_as_array(value, dtype), dtype)
+    if isinstance(value, (bool, int, float)):
         try:
-            return apply("constant", value=float(value), dtype=dtype, times=times, per=per, shape=())
-        except OverflowError:
-            raise _too_large(value, dtype) from None
-    if isinstance(value, (int, float)):
-        try:
-            array = _as_array(value, dtype)
+            number = float(value)
+            array = None if _is_plain(value, dtype) else _as_array(value, dtype)
         except (OverflowError, ValueError):
-            raise _too_large(value, dtype) from None
+            shown = f"{value:.3g}" if isinstance(value, float) else value
+            raise InvalidValue(explain(f"{dtype} cannot hold this number.", received=shown)) from None
+        if array is None:
+            return apply("constant", value=number, dtype=dtype, times=times, per=per, shape=())
     else:
         array = value.astype(dtype)
     if array.size == 0:

@@ -15,7 +15,8 @@ from .. import device as devices
 from .. import initializers
 from ..errors import InvalidState, InvalidType, InvalidValue, explain, located, nearest
 from ..graph import PARAMETERS, Tensor, Variable, apply, current_layer, tracing, within
-from ..graph.tensor import is_tracing, now
+from ..graph.place import is_tracing
+from ..graph.tensor import now
 from ..ops.operands import as_tensor
 from ..parameter import Parameter
 from ..random import Stream, new_stream
