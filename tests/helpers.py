@@ -121,6 +121,7 @@ _TWINS: dict[str, Callable[..., Any]] = {
     "copy": lambda x: x,
     "identity": lambda x: x,
     "after": lambda x, event: x,
+    "passing": lambda x, mask: x,
     "stop_gradient": lambda x: x,
     "transpose": lambda x, axes: np.transpose(x, axes),
     "broadcast": lambda x, shape: np.broadcast_to(x, shape),
@@ -169,7 +170,7 @@ def interpret(
 
 
 def sample_inputs(sample: Sample, dtype: str, seed: int = 0) -> list[Array]:
-    """Arrays as the sample describes them; "float" stands for the dtype under test."""
+    """Arrays as the sample describes them; "float" stands for the dtype under test, "true" for a mask that is."""
     rng = np.random.default_rng(seed)
     arrays = []
     for i, shape in enumerate(sample.shapes):
@@ -177,6 +178,8 @@ def sample_inputs(sample: Sample, dtype: str, seed: int = 0) -> list[Array]:
         kind = dtype if kind == "float" else kind
         if kind in FLOATS:
             array = rng.uniform(sample.low, sample.high, shape).astype(kind)
+        elif kind == "true":
+            array = np.ones(shape, bool)
         elif kind == "bool":
             array = rng.random(shape) < 0.5
         else:

@@ -583,15 +583,18 @@ def test_weights_between_layers_are_held_once(kind: str) -> None:
 # --- recomputation ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("truncate", [None, 5])
 @pytest.mark.parametrize("backwards", [False, True])
 @pytest.mark.parametrize("kind", [af.SimpleRNN, af.GRU, af.LSTM])
-def test_states_kept_every_root_of_the_length_give_the_same_weights_and_hold_less(kind: Any, backwards: bool) -> None:
+def test_states_kept_every_root_of_the_length_give_the_same_weights_and_hold_less(
+    kind: Any, backwards: bool, truncate: int | None
+) -> None:
     x, y = data(4, 50, 3), data(4, 2, seed=1)
     trained = []
     for recompute in (False, True):
         af.set_seed(2)
         inputs = af.Input([None, 3], dtype="float64")
-        model = af.Model(inputs, af.Dense(2)(kind(6, recompute=recompute, go_backwards=backwards)(inputs)))
+        model = af.Model(inputs, af.Dense(2)(kind(6, recompute=recompute, go_backwards=backwards, truncate=truncate)(inputs)))
         model.compile(loss="mse", optimizer=af.SGD(0.1, momentum=0.9))
         for length in (50, 1, 2, 3, 4, 17, 49, 50):
             model.train_on_batch(x[:, :length], y)
@@ -609,7 +612,8 @@ def test_states_kept_every_root_of_the_length_give_the_same_weights_and_hold_les
     assert 0 < grown(again) < grown(plain) / 20
 
 
-def test_a_cycle_is_computed_again_in_blocks_too_on_every_device() -> None:
+@pytest.mark.parametrize("truncate", [None, 4])
+def test_a_cycle_is_computed_again_in_blocks_too_on_every_device(truncate: int | None) -> None:
     x, y = data(3, 11, 3).astype("float32"), data(3, 11, 2, seed=1).astype("float32")
     weights = []
     for recompute, device in ((False, "cpu"), (True, "cpu"), (True, "simulated")):
@@ -617,7 +621,7 @@ def test_a_cycle_is_computed_again_in_blocks_too_on_every_device() -> None:
             continue
         af.set_seed(4)
         inputs = af.Input([None, 3])
-        back = af.Feedback([2], recompute=recompute)
+        back = af.Feedback([2], recompute=recompute, truncate=truncate)
         out = af.Dense(2)(af.GRU(4, return_sequences=True)(af.Concatenate()([inputs, back])))
         back.connect(out)
         model = af.Model(inputs, out).to(device)
@@ -654,7 +658,7 @@ def test_a_budget_lets_loops_run_in_blocks(kind: str, uncollected: None) -> None
         af.set_seed(3)
         inputs = af.Input([None, 3], dtype="float64")
         if kind == "layers":
-            deep = af.GRU(5, return_sequences=True)(inputs)
+            deep = af.GRU(5, return_sequences=True, truncate=7)(inputs)
             back = af.LSTM(6, go_backwards=True, return_sequences=True)(af.Dense(6, "tanh")(deep))
             out = af.SimpleRNN(4)(af.Concatenate()([deep, back]))
         else:

@@ -267,10 +267,6 @@ def reset_by_a_number() -> None:
     model.reset_states(3)  # type: ignore[arg-type]
 
 
-def recomputed_and_truncated() -> None:
-    af.LSTM(3, recompute=True, truncate=5)
-
-
 def other_rows() -> None:
     model = af.Sequential([af.LSTM(2, input_shape=[None, 3])])
     model.step(np.zeros((3, 3)))
@@ -355,7 +351,6 @@ MISTAKES: list[tuple[Callable[[], None], str]] = [
     (with_dropout, r"LSTM has no option 'dropout'(.|\n)*fix: af.Dropout"),
     (with_states_kept, r"GRU has no option 'stateful'(.|\n)*fix: model.step\(x\)"),
     (reset_by_a_number, r"name is text(.|\n)*received: 3"),
-    (recomputed_and_truncated, r"recompute and truncate do not go together(.|\n)*recompute=False"),
     (other_rows, r"keeps states for 3 sequences(.|\n)*2 rows(.|\n)*model.reset_states\(\)"),
     (no_states, r"has no states to keep(.|\n)*model.predict"),
     (whole_sequence_in_a_step, r"layer 'peak' cannot run one step at a time, but amax mixes time steps"),

@@ -156,7 +156,7 @@ class Compiled(Network):
     def _trace(self, kind: str, weighted: bool, blocks: bool) -> Graph:
         is_training = kind in (steps.TRAINING, *steps.PARTS)
         row = (lambda: leaf(self._row)) if kind == steps.NEXT else None
-        context = Context(training=is_training, step=lambda: leaf(self._step), row=row, blocks=blocks)
+        context = Context(is_training, backward=is_training, step=lambda: leaf(self._step), row=row, blocks=blocks)
         with tracing(), collecting(context):
             predictions = self.replay([leaf(variable) for variable in self.inputs])
             for y_pred in predictions:

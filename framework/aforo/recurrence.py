@@ -20,7 +20,7 @@ from .graph import PRIMITIVES, Place, Spelling, Tensor, Variable, apply, tracing
 from .graph.place import user_line
 from .layers.context import Context, collecting, current
 from .layers.layer import Call, Layer, flattened, mapped
-from .layers.recur import Steps, check_recompute, chosen
+from .layers.recur import Steps, chosen
 from .loop import placeholder
 from .mixing import check_steps
 from .ops.operands import as_tensor
@@ -79,7 +79,6 @@ class Feedback(Tensor):
         self.connected: Tensor | None = None
         self.truncate = 0 if truncate is None else whole("truncate", truncate, 1)
         self.recompute = flag("recompute", recompute)
-        check_recompute(self.recompute, self.truncate)
         self.mask = self._checked_mask(mask)
         self.initial_state = self._checked_start(initial_state, sizes)
 
@@ -287,7 +286,6 @@ class Cycle:
         if carrier is None:
             self.check()
         recompute = any(feedback.recompute for feedback in self.feedbacks)
-        check_recompute(recompute, self.cut())
         steps = Steps(length, cut=self.cut(), recompute=recompute)
         is_whole = steps.carrier.whole
         now: dict[int, Tensor] = {}

@@ -16,6 +16,7 @@ class Context:
     """What a model collects while it traces its layers.
 
     training   whether layers behave as in training (dropout, batch statistics)
+    backward   whether derivatives may be taken of what is traced
     step       gives the number of the training step, as a value of the graph
     row        gives the number in the batch of the first sample, where a graph sees a part of it only
     updates    new values of variables that are not trained, such as moving averages
@@ -26,6 +27,7 @@ class Context:
     """
 
     training: bool = False
+    backward: bool = True
     step: Callable[[], Tensor] | None = None
     row: Callable[[], Tensor] | None = None
     updates: dict[Variable, Tensor] = field(default_factory=dict)

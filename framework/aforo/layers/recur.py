@@ -24,8 +24,8 @@ class Steps:
     def __init__(self, length: Size, *, reverse: bool = False, cut: int = 0, recompute: bool = False) -> None:
         outer = current().carrier
         check_cut(outer, cut)
-        # Nothing goes back through a prediction; and where gradients stop is counted from the first step of all.
-        again = (recompute or current().blocks) and current().training and not cut
+        again = (recompute or current().blocks) and current().training  # nothing goes back through a prediction
+        cut = cut if current().backward else 0
         self.builder = Builder(length, reverse=reverse, cut=cut, recompute=again) if outer is None else None
         self.carrier: Carrier = self.builder or outer  # type: ignore[assignment]
         self.states: list[Tensor] = []
@@ -72,19 +72,6 @@ def check_cut(outer: Carrier | None, cut: int) -> None:
                 expected=f"truncate={outer.cut or None}, as its Feedback says, or none",
                 received=f"truncate={cut}" + f" in {current_layer()}" * bool(current_layer()),
                 fix=f"af.Feedback(shape, truncate={cut}) for all of the cycle",
-            )
-        )
-
-
-def check_recompute(recompute: bool, truncate: int | None) -> None:
-    """Refuse blocks of steps where gradients stop at steps of their own."""
-    if recompute and truncate:
-        raise InvalidValue(
-            explain(
-                "recompute and truncate do not go together.",
-                expected="one of them",
-                received=f"recompute=True and truncate={truncate}",
-                fix="recompute=False",
             )
         )
 

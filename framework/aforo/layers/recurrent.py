@@ -16,7 +16,7 @@ from ..specs import FLOATS, written
 from .activation import Function, get
 from .context import current
 from .layer import Layer, revertible
-from .recur import Step, check_recompute, recur
+from .recur import Step, recur
 
 
 class Recurrent(Layer):
@@ -71,7 +71,6 @@ class Recurrent(Layer):
         self.go_backwards = flag("go_backwards", go_backwards)
         self.truncate = None if truncate is None else whole("truncate", truncate, 1)
         self.recompute = flag("recompute", recompute)
-        check_recompute(self.recompute, self.truncate)
 
     def __call__(self, *inputs: Any, mask: Any = None, initial_state: Any = None, training: bool | None = None) -> Any:
         """x, and optionally the states to start with; a mask (batch, time), bool."""

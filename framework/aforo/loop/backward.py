@@ -13,14 +13,14 @@ from .. import ops
 from ..gradient import pullback
 from ..graph import SCAN, Body, Tensor, apply, constant
 from ..graph.tensor import now
-from ..specs import FLOATS, Size, count
+from ..specs import FLOATS, count
 from .scan import EACH, FIXED, closed, each, last, placeholder, stand_in, stays
 
 
 def gradient_of(loop: Tensor, parts: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor | None]:
     """Gradients of what a loop was given, from those of its results."""
     body: Body = loop.attributes["body"]
-    length, cut = loop.attributes["length"], loop.attributes["cut"]
+    length = loop.attributes["length"]
     began = now()
     given: dict[int, Tensor] = {}  # by the node that the result shows at every step
     ends: dict[int, Tensor] = {}  # by the state
@@ -37,16 +37,10 @@ def gradient_of(loop: Tensor, parts: Sequence[tuple[Tensor, Tensor]]) -> list[Te
     by_step, by_state, by_rest = found[: split[0]], found[split[0] : split[1]], found[split[1] :]
 
     sequences, along = list(arriving.values()), list(given.values())
-    if cut:
-        sequences.append(placeholder((), "bool", "kept"))
-        along.append(_kept(length, cut, loop.attributes["reverse"]))
     nexts = []
     for i, g in carried.items():
         before = by_state[i]
-        if before is None:
-            nexts.append(_zeros(g))
-        else:
-            nexts.append(before * ops.broadcast_to(sequences[-1], g.shape) if cut else ops.broadcast_to(before, g.shape))
+        nexts.append(_zeros(g) if before is None else ops.broadcast_to(before, g.shape))
     totals = _Totals()
     summed = [None if g is None else totals.of(g) for g in by_rest]
     shown = {i: totals.shown(g) for i, g in enumerate(by_step) if g is not None}
@@ -63,7 +57,7 @@ def gradient_of(loop: Tensor, parts: Sequence[tuple[Tensor, Tensor]]) -> list[Te
     initial = [ends.get(i) for i in carried] + [None] * len(totals.sums)
     back, around = closed(sequences, states, nexts, totals.each, began, stand_ins, known_around)
     starts = [_zeros(x) if start is None else start for x, start in zip(states, initial, strict=True)]
-    backwards = {"body": back, "length": length, "reverse": not loop.attributes["reverse"], "cut": 0}
+    backwards = {"body": back, "length": length, "reverse": not loop.attributes["reverse"]}
     result = Way(apply(SCAN, *along, *starts, *around, **backwards), back.outputs, len(carried))
     order = list(carried)
     return [
@@ -75,15 +69,6 @@ def gradient_of(loop: Tensor, parts: Sequence[tuple[Tensor, Tensor]]) -> list[Te
 
 def _zeros(like: Tensor) -> Tensor:
     return ops.broadcast_to(constant(0.0, like.dtype), like.shape)
-
-
-def _kept(length: Size, cut: int, reverse: bool) -> Tensor:
-    """False at steps cut, 2 · cut, …, in the order in which they run: shape (length,), bool."""
-    here = ops.cast(ops.iota(length, "int64"), "float64")
-    if reverse:
-        here = constant(1.0, "float64", times=length) - 1.0 - here
-    block, before = ops.floor((here + 0.5) * (1.0 / cut)), ops.floor(ops.maximum(here - 0.5, 0.0) * (1.0 / cut))
-    return ops.logical_not(block > before)
 
 
 def _saved(body: Body, wanted: Sequence[Tensor]) -> list[Tensor]:

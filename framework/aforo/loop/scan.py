@@ -23,6 +23,7 @@ from ..graph import (
     Tensor,
     Variable,
     apply,
+    constant,
     leaf,
     merge,
     primitive,
@@ -30,7 +31,7 @@ from ..graph import (
 )
 from ..graph.primitive import Spec
 from ..graph.tensor import now
-from ..specs import BLOCKS, SPAN, Shape, Size, in_blocks, written
+from ..specs import BLOCKS, FLOATS, SPAN, Shape, Size, in_blocks, written
 
 FIXED = ("constant", "iota", "ones")
 EACH, LAST = "each", "last"
@@ -39,7 +40,7 @@ EACH, LAST = "each", "last"
 # --- the two primitives -----------------------------------------------------------------------------------------------
 
 
-def _scan_spec(*inputs: Tensor, body: Body, length: Size, reverse: bool, cut: int) -> Spec:
+def _scan_spec(*inputs: Tensor, body: Body, length: Size, reverse: bool) -> Spec:
     for i, (x, inside) in enumerate(zip(inputs, body.leaves, strict=True)):
         shape = (length, *inside.shape) if i < len(body.sequences) else inside.shape
         if (x.shape, x.dtype) != (shape, inside.dtype):
@@ -164,6 +165,7 @@ class Builder:
         self._states: list[tuple[Tensor, Tensor]] = []
         self._nexts: dict[int, Tensor] = {}
         self._turns: Tensor | None = None
+        self._passes: Tensor | None = None
 
     def along(self, x: Tensor) -> Tensor:
         """This step of x, which is (length, …)."""
@@ -175,8 +177,13 @@ class Builder:
 
     def carry(self, initial: Tensor, name: str = "") -> Tensor:
         """A state as it is before this step; `initial` before the first."""
-        self._states.append((placeholder(initial.shape, initial.dtype, f"state {len(self._states)}"), initial))
-        return self._states[-1][0]
+        inside = placeholder(initial.shape, initial.dtype, f"state {len(self._states)}")
+        self._states.append((inside, initial))
+        if not self.cut or initial.dtype not in FLOATS:
+            return inside
+        if self._passes is None:
+            self._passes = _passes(self.length, self.cut, self.reverse)
+        return apply("passing", inside, self.along(self._passes))
 
     def keep(self, state: Tensor, after: Tensor) -> None:
         """Say what a state is after this step."""
@@ -188,7 +195,7 @@ class Builder:
                     received=f"{written(after.shape)} {after.dtype}",
                 )
             )
-        self._nexts[id(state)] = after
+        self._nexts[id(state.inputs[0] if state.op == "passing" else state)] = after
 
     def turn(self) -> Tensor:
         """The number of this step, from 0, in the order of time."""
@@ -204,8 +211,7 @@ class Builder:
         along, starts = ([outer for _, outer in each] for each in (self._sequences, self._states))
 
         def run(along: Sequence[Tensor], starts: Sequence[Tensor], length: Size) -> Made:
-            options = {"length": length, "reverse": self.reverse, "cut": self.cut}
-            return Made(apply(SCAN, *along, *starts, *around, body=body, **options), body.outputs)
+            return Made(apply(SCAN, *along, *starts, *around, body=body, length=length, reverse=self.reverse), body.outputs)
 
         span, blocks = in_blocks(self.length) if isinstance(self.length, int) else (SPAN, BLOCKS)
         if not self.recompute or blocks == 0:
@@ -226,6 +232,15 @@ class Builder:
         ends = [first.last(i) for i in range(len(states))]
         rest = run([_between(x, first_left, end_left) for x in along], ends, left)
         return InBlocks(first, rest, self.reverse)
+
+
+def _passes(length: Size, cut: int, reverse: bool) -> Tensor:
+    """False at steps cut, 2 · cut, …, in the order in which they run: shape (length,), bool."""
+    here = ops.cast(ops.iota(length, "int64"), "float64")
+    if reverse:
+        here = constant(1.0, "float64", times=length) - 1.0 - here
+    block, before = ops.floor((here + 0.5) * (1.0 / cut)), ops.floor(ops.maximum(here - 0.5, 0.0) * (1.0 / cut))
+    return ops.logical_not(block > before)
 
 
 def _between(x: Tensor, first: Size, end: Size) -> Tensor:

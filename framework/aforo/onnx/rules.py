@@ -194,6 +194,7 @@ RULES: dict[str, Any] = {
     "copy": _same,
     "stop_gradient": _same,
     "after": _same,
+    "passing": _same,
     "reshape": _reshape,
     "transpose": lambda b, node, x: b.add("Transpose", x[0], perm=node.attributes["axes"]),
     "broadcast": lambda b, node, x: b.add("Expand", x[0], b.shape(node.shape)),

@@ -29,6 +29,10 @@ def _identity_spec(x: Tensor) -> Spec:
     return x.shape, x.dtype
 
 
+def _second_aside(x: Tensor, second: Tensor) -> Spec:
+    return x.shape, x.dtype
+
+
 def _identity_view(layout: Layout, node: Tensor) -> Layout:
     return layout
 
@@ -52,13 +56,21 @@ primitive(
 )
 
 
-def _after_spec(x: Tensor, event: Tensor) -> Spec:
-    return x.shape, x.dtype
+def _passing_gradient(y: Tensor, g: Tensor) -> tuple[Tensor, None]:
+    return g * broadcast_to(y.inputs[1], g.shape), None
 
 
 primitive(
+    "passing",  # x, whose derivatives pass if the second input, one mask for all of it, is true
+    spec=_second_aside,
+    gradient=_passing_gradient,
+    view=_identity_view,
+    flops=_no_flops,
+    samples=(Sample(((3, 4), ()), dtypes=("float", "true")),),  # with false, the gradient is not that of the function
+)
+primitive(
     "after",  # x, for readers that wait until the second input has been computed
-    spec=_after_spec,
+    spec=_second_aside,
     stops="it orders what a finished graph does",
     view=_identity_view,
     flops=_no_flops,
