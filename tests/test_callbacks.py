@@ -243,3 +243,117 @@ def test_a_table_of_epochs(tmp_path: Path) -> None:
     assert fresh.read_text().startswith("epoch,loss,mae\n")
     with pytest.raises(af.Error, match="cannot be written"):
         run(model, callbacks.CSVLogger(tmp_path / "nowhere" / "t.csv"))
+
+
+# --- calls of the model's methods in callbacks ------------------------------------------------------------------------
+
+
+def at_every_batch(method: Any) -> Any:
+    def call(batch: int, logs: Any) -> None:
+        method()
+
+    return callbacks.LambdaCallback(on_train_batch_end=call)
+
+
+def history_beside(called: Any, **options: Any) -> tuple[Mapping[str, list[float]], Mapping[str, list[float]]]:
+    """What fit reports by itself, and while something is called after every batch."""
+    plain, other = line(metrics=["mae"]), line(metrics=["mae"])
+    return run(plain, **options), run(other, at_every_batch(lambda: called(other)), **options)
+
+
+def test_evaluating_in_a_callback_changes_nothing_that_fit_reports() -> None:
+    x, y = X[:5], Y[:5]
+    for called in (
+        lambda model: model.evaluate(x, y),
+        lambda model: model.test_on_batch(x, y),
+        lambda model: model.predict(x),
+        lambda model: model.evaluate(x, y, sample_weight=np.arange(5.0)),
+    ):
+        plain, other = history_beside(called)
+        assert plain == other
+    plain, other = history_beside(lambda model: model.evaluate(x, y), validation_data=(X, Y))
+    assert plain == other
+    plain, other = history_beside(lambda model: model.evaluate(x, y), sample_weight=np.arange(24.0))
+    assert plain == other
+
+
+def test_other_weights_in_a_callback_are_not_those_of_fit() -> None:
+    """Weights for time steps, where fit has some for samples."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(12, 5, 2))
+    y, steps = x[:, :, :1], np.full((12, 5), 7.0)
+    found = []
+    for again in (False, True):
+        af.set_seed(1)
+        inputs = af.Input([None, 2])
+        model = af.Model(inputs, af.Dense(1)(af.SimpleRNN(4, return_sequences=True)(inputs)))
+        model.compile("mse", "sgd")
+        called = [at_every_batch(lambda: model.evaluate(x, y, sample_weight=steps))] if again else []  # noqa: B023
+        fitted = model.fit(x, y, epochs=3, batch_size=5, verbose=0, seed=1, sample_weight=np.arange(12.0), callbacks=called)
+        found.append(fitted.history)
+    assert found[0] == found[1]
+
+
+def test_other_targets_in_a_callback_are_not_those_of_fit() -> None:
+    """Targets of another width, which a loss of one's own takes."""
+    found = []
+    for again in (False, True):
+        model = line()
+        model.compile(lambda y, given: af.ops.square(af.ops.mean(y, -1) - given[:, 0]), af.SGD(0.1))
+        called = [at_every_batch(lambda: model.evaluate(X, np.ones((24, 3))))] if again else []  # noqa: B023
+        found.append(run(model, *called))
+    assert found[0] == found[1]
+
+
+def test_training_on_a_batch_in_a_callback_leaves_the_figures_of_fit_and_its_budget() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(512, 6)), np.zeros((512, 2))
+
+    def make() -> af.Sequential:
+        af.set_seed(0)
+        model = af.Sequential([af.Dense(64, "relu", input_shape=[6]), *(af.Dense(64) for _ in range(5)), af.Dense(2)])
+        model.compile("mse", af.SGD(0.0))
+        return model
+
+    histories, models = [], []  # these stay, so that what is held only grows
+    for again in (False, True):
+        held = af.memory.allocated("cpu")
+        model = make()
+        models.append(model)
+        called = [at_every_batch(lambda: model.train_on_batch(x[:4], y[:4]))] if again else []  # noqa: B023
+        fitted = model.fit(x, y, batch_size=256, epochs=2, verbose=0, seed=1, memory_budget=260_000, callbacks=called)
+        assert fitted.plan is not None and fitted.plan.micro_batch < 256
+        assert af.memory.allocated("cpu") - held == fitted.plan.total_bytes <= 260_000
+        histories.append(fitted.history)
+    assert histories[0] == histories[1]
+
+
+@pytest.mark.parametrize("method", ["compile", "add", "pop", "fit"])
+def test_what_would_change_the_model_under_its_fit_is_refused_in_a_callback(method: str) -> None:
+    model = line()
+    arguments: dict[str, tuple[Any, ...]] = {"compile": ("mse",), "add": (af.Dense(1),), "fit": (X, Y)}
+    with pytest.raises(af.Error, match=rf"^{method} was called on model(.|\n)*while it is being fitted(.|\n)*stop_training"):
+        run(model, at_every_batch(lambda: getattr(model, method)(*arguments.get(method, ()))))
+    before = model.get_weights()
+    getattr(model, method)(*arguments.get(method, ()))  # after it, all of them may be called
+    assert method == "pop" or len(model.get_weights()) >= len(before)
+
+
+def test_layers_thawed_in_a_callback_train_within_the_budget() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(200, 6)), np.arange(200) % 3
+    held = af.memory.allocated("cpu")
+    model = af.Sequential(
+        [af.Dense(64, "tanh", input_shape=[6]), *(af.Dense(64, "tanh") for _ in range(4)), af.Dense(3, "softmax")]
+    )
+    model.compile("sparse_categorical_crossentropy", "adam")
+    model.layers[0].trainable = model.layers[1].trainable = False
+
+    def thaw(epoch: int, logs: Any) -> None:
+        model.layers[0].trainable = model.layers[1].trainable = True
+
+    frozen = model.memory(100, rows=200, memory_budget=310_000).total_bytes
+    called = callbacks.LambdaCallback(on_epoch_end=thaw)
+    fitted = model.fit(x, y, batch_size=100, epochs=3, memory_budget=310_000, verbose=0, callbacks=called)
+    assert fitted.plan is not None
+    assert frozen != fitted.plan.total_bytes == af.memory.allocated("cpu") - held <= 310_000

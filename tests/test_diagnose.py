@@ -10,9 +10,9 @@ import pytest
 from nets import Array, assert_same_bits
 
 import aforo as af
+from aforo.batches import Batches
 from aforo.device import read
 from aforo.probe import probe
-from aforo.training import Batches
 
 Dense = af.Dense
 ROWS = 300
@@ -320,8 +320,8 @@ def test_a_diagnosis_that_fails_changes_nothing(monkeypatch: pytest.MonkeyPatch)
 
 def test_the_rehearsal_is_the_models_own_training() -> None:
     """Without shuffling, the loss of its last epoch is that of a fit of as many epochs."""
+    from aforo.batches import prepare
     from aforo.diagnose.rehearsal import Rehearsal
-    from aforo.training import prepare
 
     model = stack(Dense(8, "tanh"), Dense(1), optimizer=af.Adam(0.01))
     rows = 96

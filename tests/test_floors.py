@@ -39,7 +39,7 @@ FLOORS: list[list[str]] = [
     ["aforo.compiled"],
     ["aforo.model"],
     ["aforo.sequential"],
-    ["aforo.feeding"],
+    ["aforo.feeding", "aforo.batches"],
     [
         "aforo.training",
         "aforo.history",

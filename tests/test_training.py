@@ -354,6 +354,33 @@ def test_an_epoch_that_a_callback_broke_off_does_not_count_and_the_model_goes_on
     assert len(model.fit(x, y, epochs=2, verbose=0).history["loss"]) == 2
 
 
+def test_class_weights_are_not_for_the_rows_that_are_held_out() -> None:
+    x, labels = CLASSES.data(20)
+    numbers = labels.argmax(-1)
+    found = []
+    for options in ({"validation_split": 0.25}, {"validation_data": (x[15:], numbers[15:])}):
+        af.set_seed(3)
+        model = af.Sequential([af.Dense(3, "softmax", input_shape=[4])])
+        model.compile("sparse_categorical_crossentropy", metrics=["accuracy"])
+        rows = slice(None) if "validation_split" in options else slice(0, 15)
+        history = model.fit(x[rows], numbers[rows], class_weight={0: 1.0, 1: 10.0, 2: 0.1}, shuffle=False, verbose=0, **options)
+        found.append(history.history)
+    assert found[0] == found[1]
+
+
+def test_the_loss_of_one_output_has_its_weight_too() -> None:
+    x, y = NET.data(8)
+    model = af.Sequential([af.Dense(2, input_shape=[3])])
+    losses = []
+    for weight in (None, [5.0], 5, {"dense": 5.0}):
+        model.compile("mse", loss_weights=weight)
+        losses.append(model.evaluate(x, y))
+    assert_close(losses[1:], [5 * losses[0]] * 3, 1e-6)
+    for wrong in ({"nope": 5}, [5, 3], "heavy", -1.0):
+        with pytest.raises(af.Error, match=r"no output named 'nope'|one entry for each output|loss_weights"):
+            model.compile("mse", loss_weights=wrong)
+
+
 @pytest.mark.parametrize(("verbose", "lines"), [(0, 0), (2, 3), ("auto", 3)])
 def test_verbose_says_how_much_is_printed(verbose: Any, lines: int, capsys: pytest.CaptureFixture[str]) -> None:
     CLASSES.model().fit(*CLASSES.data(20), epochs=3, verbose=verbose)

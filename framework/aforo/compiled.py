@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -39,6 +40,7 @@ class Compiled(Network):
         self.epochs_trained = 0
         self.folded: tuple[Folded, ...] = ()  # what `simplify` put together to make it
         self.stop_training = False
+        self.fitting = False  # whether `fit` is under way
         self.optimizer: optimizers.Optimizer | None = None
         self.heads: list[Head] = []
         self.sample_weight: Variable | None = None
@@ -74,6 +76,7 @@ class Compiled(Network):
         chosen = optimizers.get(optimizer)
         make_heads(self._outputs.names, loss, metrics, loss_weights)
         with self.lock:
+            self.require_free("compile")
             before = self.optimizer, self.heads, self._compiled, self._slots, self.totals, self._step
             self.optimizer, self._compiled, self._slots = chosen, (loss, metrics, loss_weights), {}
             self._step = _counter()
@@ -100,6 +103,38 @@ class Compiled(Network):
             self._changed()
             if self.built:
                 self.graph(steps.TRAINING if self.trainable_weights else steps.EVALUATION)
+
+    def require_free(self, method: str) -> None:
+        """Refuse, in a callback, what would change the model under the fit that is under way."""
+        if self.fitting:
+            raise InvalidState(
+                explain(
+                    f"{method} was called on model {self.name!r} while it is being fitted.",
+                    expected=f"{method} before fit or after it",
+                    received=f"{method} in a callback",
+                    fix="self.model.stop_training = True in the callback, which ends fit after this batch",
+                )
+            )
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Run something in a callback, and then be again what the fit under way relies on: its totals and its batch slots."""
+        if not self.fitting:
+            yield
+            return
+        kept = [variable for total in self.totals.values() for variable in total.variables.values() if variable.storage]
+        values = [devices.read(variable) for variable in kept]
+        targets, weight = [head.target for head in self.heads], self.sample_weight
+        try:
+            yield
+        finally:
+            for variable, value in zip(kept, values, strict=True):
+                devices.write(variable, value, variable.device or self._device)
+            if (targets, weight) != ([head.target for head in self.heads], self.sample_weight):
+                for head, target in zip(self.heads, targets, strict=True):
+                    head.target = target
+                self.sample_weight = weight
+                self._changed()
 
     @property
     def compiled(self) -> tuple[Any, Any, Any] | None:

@@ -39,15 +39,19 @@ def make_heads(outputs: Sequence[str], loss: Any, metrics_given: Any, weights: A
         measured = metrics_given
         if isinstance(metrics_given, Mapping):
             (measured,) = _for_each(outputs, metrics_given, "metrics", shared=True)
-        return [Head("", losses.get(given), metrics=metrics.check(measured))]
+        (weight,) = _for_each(outputs, weights, "loss_weights", shared=True)
+        return [Head("", losses.get(given), _share(outputs[0], weight), metrics.check(measured))]
     each_loss = _for_each(outputs, loss, "loss", shared=True)
     each_metrics = _for_each(outputs, metrics_given, "metrics", shared=isinstance(metrics_given, str) or metrics_given is None)
     each_weight = _for_each(outputs, 1.0 if weights is None else weights, "loss_weights", shared=True)
     heads = []
     for name, own, measured, weight in zip(outputs, each_loss, each_metrics, each_weight, strict=True):
-        share = number(f"loss_weights[{name!r}]", 1.0 if weight is None else weight, 0.0, float("inf"))
-        heads.append(Head(name, losses.get(own), share, metrics.check(measured)))
+        heads.append(Head(name, losses.get(own), _share(name, weight), metrics.check(measured)))
     return heads
+
+
+def _share(name: str, weight: Any) -> float:
+    return number(f"loss_weights[{name!r}]", 1.0 if weight is None else weight, 0.0, float("inf"))
 
 
 def _for_each(outputs: Sequence[str], given: Any, what: str, *, shared: bool) -> list[Any]:

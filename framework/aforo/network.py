@@ -12,7 +12,8 @@ from . import device as devices
 from .errors import InvalidState, InvalidType, InvalidValue, explain
 from .graph import BATCH as BATCH_ROLE
 from .graph import Tensor, Variable
-from .layers.layer import Call, Layer, flattened
+from .layers.call import Call, flattened
+from .layers.layer import Layer
 from .recurrence import Cycle
 from .settings import strict, whole
 from .specs import TIME, Size, fits, written

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from .graph import Spelling, Tensor, apply, leaf
 from .layers import Activation, Add, BatchNormalization, Concatenate, Dense, Dropout, Flatten, Multiply, Reshape
 from .layers.activation import KNOWN
-from .layers.layer import Call, Layer, flattened, mapped
+from .layers.call import Call, flattened, mapped
+from .layers.layer import Layer
 from .network import Network
 from .ops.elementwise import scalar_source
 from .recurrence import Feedback, Start

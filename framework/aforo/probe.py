@@ -14,16 +14,16 @@ from .collector import uncollected
 from .errors import InvalidState, explain
 from .gradient import pullback
 from .graph import BATCH, LOSS, STATE, Graph, Tensor, Variable, ancestors, constant, leaf, merge, tracing, within
+from .layers.call import Call
 from .layers.context import Context, collecting
-from .layers.layer import Call
 from .network import Network
 from .outline import Outline, Step, outline
 from .program import Workspace
 from .specs import FLOATS, at, sizes_of
 
 if TYPE_CHECKING:
+    from .batches import Batches
     from .model import Model
-    from .training import Batches
 
 Array = np.ndarray[Any, Any]
 

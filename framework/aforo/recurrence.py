@@ -18,8 +18,9 @@ from .errors import InvalidState, InvalidType, InvalidValue, explain
 from .graph import BATCH as BATCH_ROLE
 from .graph import PRIMITIVES, Place, Spelling, Tensor, Variable, apply, tracing, within
 from .graph.place import user_line
+from .layers.call import Call, flattened, mapped
 from .layers.context import Context, collecting, current
-from .layers.layer import Call, Layer, flattened, mapped
+from .layers.layer import Layer
 from .layers.recur import Steps, chosen
 from .loop import placeholder
 from .mixing import check_steps

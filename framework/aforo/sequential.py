@@ -10,8 +10,9 @@ from . import device as devices
 from .errors import InvalidState, InvalidType, InvalidValue, explain, unknown_name
 from .graph import BATCH as BATCH_ROLE
 from .graph import Tensor, Variable, leaf, tracing
+from .layers.call import Call, revertible
 from .layers.config import checked
-from .layers.layer import Call, Layer, revertible
+from .layers.layer import Layer
 from .model import Model
 from .recurrence import Cycle
 from .settings import strict
@@ -118,6 +119,9 @@ class Sequential(Model):
                     else "model.add(af.Dense(4))",
                 )
             )
+        self.require_free("add")
+        if layer is self or any(each is self for each in layer.all_sublayers()):
+            raise InvalidValue(explain("a model cannot be one of its own layers.", fix="af.Sequential([model, …])"))
         with revertible(self):
             self._add(layer)
 
@@ -162,6 +166,7 @@ class Sequential(Model):
 
     def pop(self) -> Layer:
         """Take the top layer off; the rest keeps its training."""
+        self.require_free("pop")
         if not self._stack:
             raise InvalidState(explain("there is no layer to take off.", fix="model.add(af.Dense(4))"))
         if len(self._stages) > len(self._stack):

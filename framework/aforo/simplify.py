@@ -17,7 +17,7 @@ import numpy as np
 from .graph import Spelling, Tensor, apply, leaf
 from .layers import Activation, BatchNormalization, Dense, Dropout, Flatten, Layer, Reshape
 from .layers.activation import linear
-from .layers.layer import Call, flattened, mapped
+from .layers.call import Call, flattened, mapped
 from .model import Model
 from .recurrence import Feedback, Start, needed
 from .sequential import Sequential

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .graph import Tensor
-from .layers.layer import Call, flattened
+from .layers.call import Call, flattened
 from .recurrence import Feedback
 from .specs import count, written
 from .tables import render

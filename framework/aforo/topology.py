@@ -9,8 +9,9 @@ from typing import Any
 from .errors import InvalidType, InvalidValue, explain
 from .graph import BATCH as BATCH_ROLE
 from .graph import Tensor, Variable, apply, leaf
+from .layers.call import Call
 from .layers.context import Context, collecting
-from .layers.layer import Call, Layer
+from .layers.layer import Layer
 from .recurrence import Cycle, Feedback, Record, needed, ordered, read_by, replayed, turn
 from .settings import strict
 from .specs import BATCH, TIME, Shape, Size, as_dtype, as_sample, replaced, written

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import device as devices
+from .batches import Batches, checked_inputs, prepare
 from .callbacks import Callback, LazyLogs
-from .checks import as_array, as_inputs, as_targets, check_finite, check_same_rows, sample_weights, sequence_length
+from .checks import sequence_length
 from .errors import InvalidType, InvalidValue, explain
 from .feeding import Feeding
-from .graph import BATCH as BATCH_ROLE
-from .graph import Variable
 from .history import History
-from .layers.layer import revertible
-from .losses import ANY
+from .layers.call import revertible
 from .progress import level, reporter
 from .random import check_seed, generator, shuffle_seed
 from .settings import flag, number, whole
-from .specs import BATCH, INTEGERS, TIME, Shape, at, fits, written
+from .specs import at
 from .steps import EVALUATION, FIRST, NEXT, PREDICTION, TRAINING, UPDATING, Way
 
 if TYPE_CHECKING:
@@ -31,117 +29,6 @@ if TYPE_CHECKING:
     from .program import Program
 
 Array = np.ndarray[Any, Any]
-
-
-@dataclass
-class Batches:
-    """Checked data, and the batch slots it goes into."""
-
-    columns: list[tuple[Variable, Array]]
-    rows: int
-    weighted: bool = False
-    time: int = 1
-
-    def converted(self) -> Batches:
-        """The same data in the dtypes of the slots, in rows that lie one after the other; copied only where it is not."""
-        return Batches(
-            [(slot, np.ascontiguousarray(values, slot.dtype)) for slot, values in self.columns],
-            self.rows,
-            self.weighted,
-            self.time,
-        )
-
-    def part(self, rows: slice) -> Batches:
-        start, stop, _ = rows.indices(self.rows)
-        return Batches([(slot, values[rows]) for slot, values in self.columns], stop - start, self.weighted, self.time)
-
-
-def prepare(
-    model: Model,
-    x: Any,
-    y: Any,
-    sample_weight: Any = None,
-    class_weight: Mapping[int, float] | None = None,
-    prefix: str = "",
-) -> Batches:
-    """Check data against the model. Raises before anything changes."""
-    model.require_compiled()
-    model.build_from(x)
-    model.require_built()
-    columns = checked_inputs(model, x, prefix + "x")
-    rows = len(columns[0][1])
-    many = len(model.heads) > 1
-    targets = []
-    for head, y_pred, data in zip(model.heads, model.outputs, model.split_targets(y, prefix + "y"), strict=True):
-        name = f"{prefix}y[{head.name!r}]" if many else prefix + "y"
-        if head.loss.target == ANY:
-            values = as_array(data, name)
-            if values.ndim == 1 and y_pred.ndim == 2 and y_pred.shape[-1] == 1:
-                values = values[:, None]
-            check_finite(values, y_pred.dtype, name)
-            alike = fits(values.shape[1:], y_pred.shape[1:])
-            dtype = y_pred.dtype if alike or values.dtype.kind not in "iu" else INTEGERS[0]
-            shape = y_pred.shape if alike else (BATCH, *values.shape[1:])
-        else:
-            shape, dtype = head.loss.target_spec(y_pred)
-            _check_steps(model, columns, shape, as_array(data, name), name)
-            values = as_targets(data, shape, dtype, head.loss, y_pred.shape, name)
-        check_same_rows(columns[0][1], values, columns[0][0].name if len(columns) > 1 else prefix + "x", name)
-        targets.append((head, shape, dtype, values))
-    expected = [(Variable(head.name or "y", shape, dtype, BATCH_ROLE), values) for head, shape, dtype, values in targets]
-    time = sequence_length([*columns, *expected], model.steps)
-    steps = time if all(TIME in y_pred.shape for y_pred in model.outputs) else None
-    first, dtype = targets[0], model.outputs[0].dtype
-    weights = sample_weights(sample_weight, class_weight, first[3], first[0].loss, rows, dtype, steps)
-    for head, shape, dtype, values in targets:
-        model.set_target(head, shape, dtype)
-        assert head.target is not None
-        columns.append((head.target, values))
-    if weights is not None:
-        model.set_sample_weight((BATCH, TIME) if weights.ndim == 2 else (BATCH,))
-        model.graph(EVALUATION, weighted=True)
-        assert model.sample_weight is not None
-        columns.append((model.sample_weight, weights))
-    return Batches(columns, rows, weights is not None, time)
-
-
-def _check_steps(model: Model, columns: Sequence[tuple[Variable, Array]], shape: Shape, y: Array, name: str) -> None:
-    """Refuse targets for each step where the head gives one for each sequence, and the other way round."""
-    recurrent = [each for layer in model.layers for each in (layer, *layer.all_sublayers()) if each.any_length]
-    steps = {values.shape[variable.shape.index(TIME)] for variable, values in columns if TIME in variable.shape}
-    if not recurrent or not steps:
-        return
-    (length,) = steps if len(steps) == 1 else (0,)
-    if TIME in shape:
-        rows = len(columns[0][1])
-        single = y.ndim == len(shape) - 1 and len(y) == rows > 1 and fits(y.shape[1:], shape[2:])
-        wrong = single or y.ndim < len(shape) - 1 or (y.ndim == 2 and y.shape[1] == 1 != length)
-        said, fix = "one target for each sequence, but the head gives one for each step", "return_sequences=False in"
-    else:
-        wrong = y.ndim == len(shape) + 1 and y.shape[1] == length
-        said, fix = "a target for each step, but the head gives one for each sequence", "return_sequences=True in"
-    if wrong and len(y):
-        raise InvalidValue(
-            explain(
-                f"{name} holds {said}.",
-                expected=f"shape (n, {', '.join(map(str, shape[1:]))})",
-                received=written(y.shape),
-                fix=f"{fix} layer {recurrent[-1].name!r}",
-            )
-        )
-
-
-def checked_inputs(model: Model, x: Any, what: str) -> list[tuple[Variable, Array]]:
-    """Checked arrays for the model's inputs."""
-    columns: list[tuple[Variable, Array]] = []
-    many = len(model.inputs) > 1
-    for variable, data in zip(model.inputs, model.split_inputs(x, what), strict=True):
-        name = f"{what}[{variable.name!r}]" if many else what
-        array = as_inputs(data, variable, name)
-        if columns:
-            check_same_rows(columns[0][1], array, f"{what}[{columns[0][0].name!r}]", name)
-        columns.append((variable, array))
-    return columns
 
 
 def _feed(model: Model, batches: Batches, batch_size: int, again: bool = False) -> Feeding:
@@ -222,11 +109,11 @@ def on_batch(
     class_weight: Mapping[int, float] | None,
     kind: str,
 ) -> Any:
-    with model.lock:
+    with model.lock, model.aside():
         with revertible():
             batches = prepare(model, x, y, sample_weight, class_weight)
             model.graph(kind, batches.weighted)
-        if kind == TRAINING:
+        if kind == TRAINING and not model.fitting:
             model.adopt(Way())
         _reset(model)
         for _ in _run(model, batches, kind, batches.rows):
@@ -244,7 +131,7 @@ def _evaluated(
 
 
 def evaluate(model: Model, x: Any, y: Any, batch_size: int, verbose: Any, sample_weight: Any, return_dict: bool) -> Any:
-    with model.lock:
+    with model.lock, model.aside():
         shown = level(verbose)
         whole("batch_size", batch_size, 1)
         with revertible():
@@ -279,8 +166,10 @@ def predict(model: Model, x: Any, batch_size: int, verbose: Any) -> Any:
         return model.joined(results)
 
 
-def _split(model: Model, batches: Batches, validation_split: float, validation_data: Any) -> tuple[Batches, Batches | None]:
-    """Training and validation data."""
+def _split(
+    model: Model, batches: Batches, held_out: Batches, validation_split: float, validation_data: Any
+) -> tuple[Batches, Batches | None]:
+    """Training and validation data. held_out: the same rows as they are validated."""
     if validation_data is not None:
         if not isinstance(validation_data, (tuple, list)) or len(validation_data) not in (2, 3):
             raise InvalidType(
@@ -307,7 +196,7 @@ def _split(model: Model, batches: Batches, validation_split: float, validation_d
                 fix="validation_split=0.5" if batches.rows > 1 else "validation_data=(x_val, y_val)",
             )
         )
-    return batches.part(slice(0, kept)), batches.part(slice(kept, None))
+    return batches.part(slice(0, kept)), held_out.part(slice(kept, None))
 
 
 def _overridden(callbacks: Sequence[Callback], method: str) -> list[Any]:
@@ -355,6 +244,7 @@ def fit(
     memory_budget: Any,
 ) -> History:
     with model.lock:
+        model.require_free("fit")
         epochs = whole("epochs", epochs, 1)
         batch_size = whole("batch_size", batch_size, 1)
         initial_epoch = whole("initial_epoch", initial_epoch, 0)
@@ -364,20 +254,21 @@ def fit(
         budget = _budget(memory_budget)
         chosen = shuffle_seed() if seed is None else check_seed(seed)
         with revertible():
-            batches, validation = _split(
-                model, prepare(model, x, y, sample_weight, class_weight), validation_split, validation_data
-            )
+            batches = prepare(model, x, y, sample_weight, class_weight)
+            held_out = None  # what classes count for is for training alone
+            if class_weight is not None and validation_data is None and validation_split:
+                held_out = prepare(model, x, y, sample_weight)
+            batches, validation = _split(model, batches, held_out or batches, validation_split, validation_data)
             model.graph(TRAINING, batches.weighted)
-            plan = _within(model, batches, batch_size, budget, validation)
-        if plan is not None and shown:
-            print(f"memory: {plan}")
-        batches = batches.converted()
-        validation = validation and validation.converted()
+            run = _Fit(model, batches.converted(), validation and validation.converted(), batch_size, budget, shown)
         if seed is None:  # two fits in a row shuffle differently
             chosen += model.epochs_trained
-        history = History(plan)
-        _train(model, history, batches, validation, range(initial_epoch, epochs), batch_size, shuffle, chosen, shown, called)
-        return history
+        model.fitting = True
+        try:
+            run.train(range(initial_epoch, epochs), shuffle, chosen, called)
+        finally:
+            model.fitting = False
+        return run.history
 
 
 def _budget(memory_budget: Any) -> int | None:
@@ -388,80 +279,92 @@ def _budget(memory_budget: Any) -> int | None:
     return as_bytes(memory_budget)
 
 
-def _within(model: Model, batches: Batches, batch_size: int, budget: int | None, validation: Batches | None) -> Choice | None:
-    """Let training run within the budget, if there is one."""
-    if budget is None:
-        model.adopt(Way())
-        return None
-    from .economy import Data, choose  # loads the planner
+class _Fit:
+    """What `fit` does, epoch by epoch; within a budget, the way of its steps follows what callbacks do to the model."""
 
-    data = Data(batches.rows, time=batches.time)
-    if validation is not None:
-        data = replace(data, validation_rows=validation.rows, validation_time=validation.time)
-    evaluated = validation is not None and validation.weighted
-    choice = choose(model, batch_size, budget, devices.device(model.device), batches.weighted, evaluated, data)
-    model.adopt(choice.way, choice.plans)
-    return replace(choice, plans={})  # they hold on to weights, and a history may outlive its model
+    def __init__(
+        self, model: Model, batches: Batches, validation: Batches | None, batch_size: int, budget: int | None, shown: int
+    ) -> None:
+        self.model, self.batches, self.validation = model, batches, validation
+        self.batch_size, self.budget, self.shown = batch_size, budget, shown
+        self.history = History(None)
+        self._choose()
 
+    def _choose(self) -> None:
+        """Choose how steps run, and how the data gets to them."""
+        model = self.model
+        self._graph = model.graph(TRAINING, self.batches.weighted)
+        if self.budget is None:
+            model.adopt(Way())
+        else:
+            self.history.plan = self._within(self.budget)
+            if self.shown:
+                print(f"memory: {self.history.plan}")
+        self.piece = model.way.rows or self.batch_size
+        self.feed = _feed(model, self.batches, self.piece, again=True)
+        self.held_out = None if self.validation is None else _feed(model, self.validation, self.piece, again=True)
 
-def _train(
-    model: Model,
-    history: History,
-    batches: Batches,
-    validation: Batches | None,
-    epochs: range,
-    batch_size: int,
-    shuffle: bool,
-    seed: int,
-    shown: int,
-    callbacks: Sequence[Callback],
-) -> None:
-    model.stop_training = False
-    for callback in callbacks:
-        callback.set_model(model)
+    def _within(self, budget: int) -> Choice:
+        """Let training run within the budget."""
+        from .economy import Data, choose  # loads the planner
 
-    def call(method: str, *arguments: Any) -> None:
-        for function in _overridden(callbacks, method):
-            function(*arguments)
+        model, batches, validation = self.model, self.batches, self.validation
+        data = Data(batches.rows, time=batches.time)
+        if validation is not None:
+            data = replace(data, validation_rows=validation.rows, validation_time=validation.time)
+        evaluated = validation is not None and validation.weighted
+        device = devices.device(model.device)
+        choice = choose(model, self.batch_size, budget, device, batches.weighted, evaluated, data)
+        model.adopt(choice.way, choice.plans)
+        return replace(choice, plans={})  # they hold on to weights, and a history may outlive its model
 
-    before_batch = _overridden(callbacks, "on_train_batch_begin")
-    after_batch = _overridden(callbacks, "on_train_batch_end")
-    call("on_train_begin", {})
-    logs: dict[str, float] = {}
-    piece = model.way.rows or batch_size
-    feed = _feed(model, batches, piece, again=True)
-    held_out = _feed(model, validation, piece, again=True) if validation is not None else None
-    with reporter(shown, epochs.stop) as report:
-        for epoch in epochs:
-            call("on_epoch_begin", epoch, {})
-            started = perf_counter()
-            report.start(epoch, batches.rows)
-            feed.arrange(None)  # before there is another order
-            feed.arrange(generator(seed, f"shuffle/{epoch}").permutation(batches.rows) if shuffle else None)
-            _reset(model)
-            done = 0
-            for function in before_batch:
-                function(0, {})
-            for number, (stop, _) in enumerate(_run(model, batches, TRAINING, batch_size, feed)):
-                report.advance(stop - done)
-                done = stop
-                if after_batch:
-                    lazy = LazyLogs(list(model.totals), lambda rows=stop: _means(model, rows))  # type: ignore[misc]
-                    for function in after_batch:
-                        function(number, lazy)
-                    lazy.close()
+    def train(self, epochs: range, shuffle: bool, seed: int, callbacks: Sequence[Callback]) -> None:
+        model, batches = self.model, self.batches
+        model.stop_training = False
+        for callback in callbacks:
+            callback.set_model(model)
+
+        def call(method: str, *arguments: Any) -> None:
+            for function in _overridden(callbacks, method):
+                function(*arguments)
+
+        before_batch = _overridden(callbacks, "on_train_batch_begin")
+        after_batch = _overridden(callbacks, "on_train_batch_end")
+        call("on_train_begin", {})
+        logs: dict[str, float] = {}
+        with reporter(self.shown, epochs.stop) as report:
+            for epoch in epochs:
+                call("on_epoch_begin", epoch, {})
+                if self.budget is not None and model.graph(TRAINING, batches.weighted) is not self._graph:
+                    self._choose()  # layers were frozen or thawed
+                started = perf_counter()
+                report.start(epoch, batches.rows)
+                self.feed.arrange(None)  # before there is another order
+                self.feed.arrange(generator(seed, f"shuffle/{epoch}").permutation(batches.rows) if shuffle else None)
+                _reset(model)
+                done = 0
+                for function in before_batch:
+                    function(0, {})
+                for number, (stop, _) in enumerate(_run(model, batches, TRAINING, self.batch_size, self.feed)):
+                    report.advance(stop - done)
+                    done = stop
+                    if after_batch:
+                        lazy = LazyLogs(list(model.totals), lambda rows=stop: _means(model, rows))  # type: ignore[misc]
+                        for function in after_batch:
+                            function(number, lazy)
+                        lazy.close()
+                    if model.stop_training:
+                        break
+                    if stop < batches.rows:
+                        for function in before_batch:
+                            function(number + 1, {})
+                logs = _means(model, done)
+                if self.validation is not None:
+                    logs |= _evaluated(model, self.validation, self.piece, self.held_out, "val_")
+                report.end(epoch, logs, perf_counter() - started)
+                model.epochs_trained += done == batches.rows  # whole epochs only
+                call("on_epoch_end", epoch, logs)  # which may add to them
+                self.history.record(epoch, logs)
                 if model.stop_training:
                     break
-                if stop < batches.rows:
-                    for function in before_batch:
-                        function(number + 1, {})
-            logs = _means(model, done)
-            if validation is not None:
-                logs |= _evaluated(model, validation, piece, held_out, "val_")
-            report.end(epoch, logs, perf_counter() - started)
-            model.epochs_trained += done == batches.rows  # whole epochs only
-            call("on_epoch_end", epoch, logs)  # which may add to them
-            history.record(epoch, logs)
-            if model.stop_training:
-                break
-    call("on_train_end", logs)
+        call("on_train_end", logs)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..graph import Tensor
-from ..layers.layer import revertible
+from ..layers.call import revertible
 from ..outline import Outline, outline
 from ..parameter import Parameter
 from ..probe import Probe, probe
@@ -19,8 +19,8 @@ from .finding import Finding
 from .rehearsal import of_learning_rate
 
 if TYPE_CHECKING:
+    from ..batches import Batches
     from ..model import Model
-    from ..training import Batches
 
 Array = np.ndarray[Any, Any]
 ROWS = 256  # looked at inside the model; the data is looked at whole
@@ -56,7 +56,7 @@ class Diagnosis:
 
 def diagnosed(model: Model, x: Any, y: Any) -> Diagnosis:
     """See `Model.diagnose`."""
-    from ..training import prepare
+    from ..batches import prepare
 
     with model.lock, revertible(), np.errstate(all="ignore"):
         everything = prepare(model, x, y)

@@ -15,8 +15,8 @@ from ..steps import TRAINING
 from .finding import Finding
 
 if TYPE_CHECKING:
+    from ..batches import Batches
     from ..model import Model
-    from ..training import Batches
 
 Array = np.ndarray[Any, Any]
 STEPS = 32

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..batches import Batches, checked_inputs, prepare
 from ..checks import sequence_length
 from ..errors import InvalidState, explain
 from ..outline import Outline
 from ..probe import first_rows, probe
-from ..training import Batches, checked_inputs, prepare
 from .numbers import Numbers
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from .board import BACKWARD, FORWARD, Board, Line
 from .expression import latex_name
 
 if TYPE_CHECKING:
+    from ..batches import Batches
     from ..model import Model
-    from ..training import Batches
 
 Array = np.ndarray[Any, Any]
 _SHOWN = 6  # rows and columns of an array
@@ -135,8 +135,8 @@ def explain_model(model: Model, x: Any = None, y: Any = None, latex: bool = Fals
 
 
 def _checked(model: Model, x: Any, y: Any) -> Batches | None:
+    from ..batches import Batches, checked_inputs, prepare
     from ..checks import sequence_length
-    from ..training import Batches, checked_inputs, prepare
 
     if y is not None:
         return prepare(model, x, y)

@@ -17,7 +17,8 @@ import numpy as np
 from ..device import read
 from ..errors import InvalidType, InvalidValue, explain
 from ..graph import PARAMETERS, Tensor, Variable
-from ..layers.layer import Call, Layer, mapped
+from ..layers.call import Call, mapped
+from ..layers.layer import Layer
 from ..losses import Loss
 from ..metrics import Metric
 from ..model import Model

@@ -9,7 +9,8 @@ from typing import Any
 from ..errors import Error, InvalidType, InvalidValue, explain, nearest
 from ..evaluate import tensor
 from ..graph import Spelling, Tensor, apply
-from ..layers.layer import Layer, flattened
+from ..layers.call import flattened
+from ..layers.layer import Layer
 from ..model import Model
 from ..recurrence import Feedback, Start
 from ..sequential import Sequential

@@ -3,37 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from contextvars import ContextVar
-from dataclasses import dataclass
-from functools import wraps
+from collections.abc import Iterator, Mapping, Sequence
 from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import device as devices
 from .. import initializers
-from ..errors import InvalidState, InvalidType, InvalidValue, explain, located, nearest
-from ..graph import PARAMETERS, Tensor, Variable, apply, current_layer, tracing, within
-from ..graph.place import is_tracing
-from ..graph.tensor import now
-from ..ops.operands import as_tensor
+from ..errors import InvalidState, InvalidType, InvalidValue, explain, nearest
+from ..graph import PARAMETERS, Tensor, Variable, current_layer
 from ..parameter import Parameter
 from ..random import Stream, new_stream
-from ..settings import flag, refuse_options, title
-from ..specs import BATCH, FLOATS, TIME, Dim, Shape, as_sample, as_shape, fits, written
+from ..settings import flag, refuse_options, strict, title
+from ..specs import Dim, Shape, as_sample, as_shape, written
+from .call import arity_of, building, with_named
 from .config import checked, plain, recorded
 from .context import Context, collecting, current
-
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """One use of a layer: what it was called on, and what it gave. Models are made of these."""
-
-    layer: Layer
-    inputs: tuple[Any, ...]
-    outputs: tuple[Tensor, ...]
-
 
 _UNBUILT = "give it input_shape=[…], or call it on data first"
 
@@ -85,8 +69,8 @@ class Layer:
         if "__init__" in cls.__dict__ and cls.remembers:
             cls.__init__ = recorded(cls.__dict__["__init__"])  # type: ignore[method-assign]
         if "forward" in cls.__dict__:
-            cls.arity = _arity(cls.__dict__["forward"])
-            cls.forward = _building(cls.__dict__["forward"])  # type: ignore[method-assign]
+            cls.arity = arity_of(cls.__dict__["forward"])
+            cls.forward = building(cls.__dict__["forward"])  # type: ignore[method-assign]
 
     if not TYPE_CHECKING:  # a type checker would take every attribute for a known one
 
@@ -109,6 +93,15 @@ class Layer:
             raise AttributeError(explain(f"{what}.", fix=_UNBUILT if waits else near), name=name, obj=self)
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name in _RESERVED:
+            raise InvalidType(
+                explain(
+                    f"{name!r} is something that every layer has, so {type(self).__name__} cannot keep {name!r} there.",
+                    expected="an attribute of another name",
+                    received=f"self.{name} = {value!r}",
+                    fix=f"self.own_{name} = …",
+                )
+            )
         held = vars(self).get(name)
         if isinstance(held, Parameter) and not isinstance(value, Parameter):
             raise InvalidType(
@@ -132,15 +125,11 @@ class Layer:
             weight.variable.owner = name
 
     def sublayers(self) -> Iterator[Layer]:
-        """The layers in its attributes."""
-        for value in vars(self).values():
-            kept = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else (value,)
-            for each in kept:
-                if isinstance(each, Layer):
-                    yield each
+        """The layers in its attributes, and in the lists and dicts there, however deep."""
+        yield from _layers_in(vars(self))
 
     def all_sublayers(self) -> Iterator[Layer]:
-        """The layers in it, however deep."""
+        """The layers in it, and those in them."""
         for layer in self.sublayers():
             yield layer
             yield from layer.all_sublayers()
@@ -176,8 +165,13 @@ class Layer:
     def forward(self, x: Any) -> Any:
         raise InvalidType(explain(f"{type(self).__name__} has no forward.", fix="def forward(self, x): return x @ self.kernel"))
 
-    def __call__(self, *inputs: Any, training: bool | None = None) -> Any:
-        """Apply the layer. `training` says how dropout and batch statistics behave; models decide it for their layers."""
+    def __call__(self, *inputs: Any, training: bool | None = None, **named: Any) -> Any:
+        """Apply the layer. `training` says how dropout and batch statistics behave; models decide it for their layers.
+
+        Inputs may be given by the names that `forward` has for them.
+        """
+        if named:
+            inputs = with_named(self, inputs, named)
         if training is None:
             return self.forward(*inputs)
         with collecting(Context(training=training)):
@@ -188,10 +182,20 @@ class Layer:
         """Whether the forward under way is part of a training step."""
         return current().training
 
+    @strict
     def add_weight(
         self, shape: Any, initializer: Any = "glorot_uniform", name: str | None = None, trainable: bool = True
     ) -> Parameter:
         """Declare a weight of this shape. Its values are drawn when they are first needed."""
+        if self.built and current_layer():
+            raise InvalidState(
+                explain(
+                    f"the forward of layer {self.name!r} declares a weight, which would be a new one at every call.",
+                    expected="add_weight in build, which runs once",
+                    received=f"add_weight({shape!r}) in forward",
+                    fix="def build(self, input_shape): self.w = self.add_weight(…), and self.w in forward",
+                )
+            )
         sizes = as_shape(shape, f"the shape of a weight of {self.name!r}")
         if any(isinstance(size, Dim) for size in sizes):
             raise InvalidValue(
@@ -202,13 +206,13 @@ class Layer:
                     fix="af.Input([None, d]): the last axis of a sequence holds its features",
                 )
             )
-        name = name or f"weight_{len(self._own)}"
+        name = title(name) or f"weight_{len(self._own)}"
         draw, stream, dtype = initializers.get(initializer), self._stream, self.dtype
 
         def initial() -> Any:
             return draw(sizes, dtype, stream.generator(name))  # type: ignore[arg-type]
 
-        variable = Variable(name, sizes, dtype, PARAMETERS, initial, owner=self.name, trainable=trainable)
+        variable = Variable(name, sizes, dtype, PARAMETERS, initial, owner=self.name, trainable=flag("trainable", trainable))
         variable.trainable = trainable and self._trainable
         weight = Parameter(variable)
         self._own.append(weight)
@@ -226,7 +230,7 @@ class Layer:
         """Add a number to the loss that the model is trained for."""
         current().penalties.append(penalty)
 
-    def state(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, Any]:
         """Its attributes, for `restore`."""
         return {**vars(self), "_own": list(self._own)}
 
@@ -292,177 +296,16 @@ class Layer:
         return f"<{type(self).__name__} {self.name!r}>"
 
 
-_built: ContextVar[list[tuple[Layer, dict[str, Any]]] | None] = ContextVar("built", default=None)
+def _layers_in(value: Any) -> Iterator[Layer]:
+    if isinstance(value, Layer):
+        yield value
+    elif isinstance(value, (dict, list, tuple)):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _layers_in(each)
 
 
-@contextmanager
-def revertible(layer: Layer | None = None) -> Iterator[None]:
-    """If what is inside fails, this layer and those that were built inside are what they were before."""
-    built = [] if layer is None else [(layer, layer.state())]
-    outer, token = _built.get(), _built.set(built)
-    try:
-        yield
-    except BaseException:
-        for each, before in reversed(built):
-            each.restore(before)
-        raise
-    finally:
-        _built.reset(token)
-    if outer is not None:
-        outer.extend(built)
-
-
-def flattened(value: Any) -> list[Tensor]:
-    """The tensors in a tensor, a list or a dict of them."""
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        return [tensor for each in value for tensor in flattened(each)]
-    return [value]
-
-
-def mapped(value: Any, function: Callable[[Any], Any]) -> Any:
-    """The same list, dict or single value, with the function applied to what is in it."""
-    if isinstance(value, Mapping):
-        return {key: mapped(each, function) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [mapped(each, function) for each in value]
-    return function(value)
-
-
-def _as_input(x: Any) -> Any:
-    nested = isinstance(x, Mapping) or (isinstance(x, (list, tuple)) and any(isinstance(each, Tensor) for each in x))
-    return mapped(x, as_tensor) if nested else as_tensor(x)
-
-
-def _check_count(layer: Layer, inputs: tuple[Any, ...]) -> None:
-    low, high = layer.arity
-    if not low <= len(inputs) <= high:
-        raise InvalidValue(
-            explain(
-                f"layer {layer.name!r} was called with the wrong number of inputs.",
-                expected=f"{low}" if low == high else f"{low} to {high}",
-                received=f"{len(inputs)}: " + ", ".join(_described(x) for x in inputs),
-                fix=f"{layer.name}([a, b])" if layer.takes == "list" else None,
-            )
-        )
-    if not inputs:
-        return
-    first = inputs[0]
-    if layer.takes == "one" and not isinstance(first, Tensor):
-        raise InvalidValue(
-            explain(
-                f"layer {layer.name!r} takes one tensor.",
-                received=_described(first),
-                fix=f"{layer.name}(af.Concatenate()([a, b])) makes one of several",
-            )
-        )
-    if layer.takes == "list" and (not isinstance(first, list) or len(first) < 2):
-        raise InvalidValue(
-            explain(
-                f"layer {layer.name!r} takes a list of two tensors or more.",
-                received=_described(first),
-                fix=f"af.{type(layer).__name__}()([a, b])",
-            )
-        )
-
-
-def _check_given_shape(layer: Layer, tensors: Sequence[Tensor]) -> None:
-    """Refuse to build a layer for something else than its input_shape."""
-    given = layer.given_input_shape
-    if given is None or len(tensors) != 1:
-        return
-    expected = (BATCH, *(TIME if size is None else size for size in given))
-    if not fits(tensors[0].shape[1:], expected[1:]):
-        raise InvalidValue(
-            explain(
-                f"layer {layer.name!r} is called on something else than its input_shape says.",
-                expected=f"shape {written(expected)}",
-                received=written(tensors[0].shape),
-                fix=f"input_shape={[None if size == TIME else size for size in tensors[0].shape[1:]]}, or none",
-            )
-        )
-
-
-def _check_outputs(layer: Layer, out: Any) -> list[Tensor]:
-    """The tensors in what a forward gave."""
-    outputs = flattened(out)
-    for tensor in outputs:
-        if not isinstance(tensor, Tensor):
-            raise InvalidType(
-                explain(
-                    f"the forward of layer {layer.name!r} must return a tensor.",
-                    expected="what operators and af.ops functions give",
-                    received=type(tensor).__name__,
-                    fix="return y" if tensor is None else "return operators and af.ops functions of x",
-                )
-            )
-    return outputs
-
-
-def _described(value: Any) -> str:
-    tensors = flattened(value)
-    shapes = ", ".join(written(x.shape) for x in tensors)
-    return shapes if isinstance(value, Tensor) else f"{type(value).__name__} of {len(tensors)}: {shapes}"
-
-
-def _arity(forward: Callable[..., Any]) -> tuple[float, float]:
-    """The fewest and the most inputs a forward takes."""
-    parameters = list(signature(forward).parameters.values())[1:]
-    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        return 0, float("inf")
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return sum(p.default is p.empty for p in positional), len(positional)
-
-
-def _endless(path: str) -> str:
-    """The text of the error for layers whose forwards call one another in a circle."""
-    names = path.split("/")
-    circle = names[: next((i for i, name in enumerate(names) if i and name == names[0]), len(names)) + 1]
-    return explain(
-        "layers call each other without end: " + " → ".join(circle) + ".",
-        expected="an order in which each can run; only a value of the step before may come back",
-        fix="back = af.Feedback([units]), and back.connect(value) for what comes back a step later",
-    )
-
-
-def _building(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """A forward that declares the layer's weights before its first use, and labels what it computes with the layer."""
-
-    @wraps(forward)
-    def call(self: Layer, *inputs: Any) -> Any:
-        inputs = tuple(_as_input(x) for x in inputs)
-        if type(self).forward is call:  # not a forward reached through super()
-            _check_count(self, inputs)
-        tensors = [x for each in inputs for x in flattened(each)]
-        outer = current_layer()
-        place = within(layer=f"{outer}/{self.name}" if outer else self.name)
-        attempt = nullcontext() if self.built else revertible(self)
-        # One step of a loop is symbolic also where numbers flow through the loop itself.
-        symbolic = current().carrier is None and any(x.symbolic for x in tensors)
-        with located("layer", self.name), place, tracing(symbolic), attempt:
-            if not self.built:
-                _check_given_shape(self, tensors)
-                shapes = [mapped(x, lambda tensor: tensor.shape) for x in inputs]
-                dtypes = {x.dtype for x in tensors}
-                self.dtype = next((dtype for dtype in FLOATS if dtype in dtypes), self.dtype)
-                self.build(shapes[0] if len(shapes) == 1 else shapes)
-                self.built = True
-                if not self._trainable:  # also what it made just now
-                    self.trainable = False
-            began = now()
-            try:
-                out = forward(self, *inputs)
-            except RecursionError:
-                raise InvalidState(_endless(current_layer())) from None
-            outputs = _check_outputs(self, out)
-        if outer or is_tracing() or not any(x.symbolic for x in outputs):
-            return out
-        # A layer that gives back something older than this call gives a value of its own: models follow these.
-        fresh = {id(x): apply("identity", x) if x.serial < began or x.call is not None else x for x in outputs}
-        record = Call(self, inputs, tuple(fresh[id(x)] for x in outputs))
-        for x in record.outputs:
-            x.call = record
-        return mapped(out, lambda x: fresh[id(x)])
-
-    return call
+_RESERVED = {
+    name
+    for name, held in vars(Layer).items()
+    if not name.startswith("_") and not (isinstance(held, property) and held.fset is not None)
+}

@@ -14,8 +14,9 @@ from ..ops.operands import as_tensor
 from ..settings import flag, whole
 from ..specs import FLOATS, written
 from .activation import Function, get
+from .call import revertible, with_named
 from .context import current
-from .layer import Layer, revertible
+from .layer import Layer
 from .recur import Step, recur
 
 
@@ -72,9 +73,11 @@ class Recurrent(Layer):
         self.truncate = None if truncate is None else whole("truncate", truncate, 1)
         self.recompute = flag("recompute", recompute)
 
-    def __call__(self, *inputs: Any, mask: Any = None, initial_state: Any = None, training: bool | None = None) -> Any:
+    def __call__(
+        self, *inputs: Any, mask: Any = None, initial_state: Any = None, training: bool | None = None, **named: Any
+    ) -> Any:
         """x, and optionally the states to start with; a mask (batch, time), bool."""
-        given = [*inputs]
+        given = [*with_named(self, inputs, named)]
         if len(given) == 1 and isinstance(given[0], (list, tuple)) and any(isinstance(each, Tensor) for each in given[0]):
             raise InvalidType(
                 explain(

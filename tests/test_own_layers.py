@@ -1,0 +1,175 @@
+"""Layers that users write: what becomes a part of them, what their forward is given, and mistakes in writing them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from nets import assert_close
+
+import aforo as af
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(12, 4)).astype("float32")
+Y = (X @ np.array([[1.0], [2.0], [3.0], [4.0]])).astype("float32")
+
+
+class Blocks(af.Layer):
+    """Layers in containers within containers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = [[af.Dense(4), af.Dense(4)], {"last": (af.Dense(1),)}]
+
+    def forward(self, x: Any) -> Any:
+        first, last = self.blocks
+        for layer in (*first, *last["last"]):
+            x = layer(x)
+        return x
+
+
+def test_layers_in_containers_however_deep_are_trained_counted_and_saved(tmp_path: Path) -> None:
+    model = af.Sequential([Blocks(), af.Dense(1)])
+    model.compile("mse")
+    model.fit(X, Y, verbose=0)
+    assert model.count_params() == 2 * (4 * 4 + 4) + (4 + 1) + (1 + 1)
+    model.save(tmp_path / "model.aforo")
+    again = af.load_model(tmp_path / "model.aforo", custom_objects={"Blocks": Blocks})
+    assert np.array_equal(again.predict(X), model.predict(X))
+
+
+# --- what a forward is given ------------------------------------------------------------------------------------------
+
+
+class Told(af.Layer):
+    def forward(self, x: Any, training: bool = False) -> Any:
+        return x * 0.0 if training else x
+
+
+class ToldByName(Told):
+    def forward(self, x: Any, *, training: bool) -> Any:  # type: ignore[override]
+        return super().forward(x, training) + 1.0
+
+
+class ToldFirst(af.Layer):
+    def forward(self, training: bool, x: Any, y: Any) -> Any:
+        return x - y if training else x + y
+
+
+@pytest.mark.parametrize("kind", [Told, ToldByName])
+def test_a_forward_with_training_is_told(kind: Callable[[], Any]) -> None:
+    model = af.Sequential([kind(), af.Dense(1, use_bias=False)])
+    model.compile("mse", af.SGD(0.0))
+    loss = model.fit(X, Y, batch_size=12, verbose=0).history["loss"][0]
+    w = model.get_weights()[0]
+    plus = kind is ToldByName
+    assert_close(loss, ((np.full_like(X, plus) @ w - Y) ** 2).mean(), 1e-5)
+    assert_close(model.evaluate(X, Y), (((X + plus) @ w - Y) ** 2).mean(), 1e-5)
+    assert np.array_equal(kind()(X, training=True).numpy(), np.full_like(X, plus))
+    assert np.array_equal(kind()(X).numpy(), X + plus)
+
+
+def test_training_may_stand_anywhere_among_the_inputs() -> None:
+    assert np.array_equal(ToldFirst()(X, X, training=True).numpy(), X * 0)
+    assert np.array_equal(ToldFirst()(X, X).numpy(), X + X)
+
+
+class Scaled(af.Layer):
+    def forward(self, x: Any, scale: Any = 2.0, shift: Any = 0.0) -> Any:
+        return x * scale + shift
+
+
+def test_inputs_may_be_given_by_name() -> None:
+    assert np.array_equal(Scaled()(X, scale=3.0).numpy(), X * 3)
+    assert np.array_equal(Scaled()(x=X, scale=3.0, shift=1.0).numpy(), X * 3 + 1)
+    a, b = af.Input([4]), af.Input([4])
+    model = af.Model([a, b], Scaled()(a, scale=b))
+    assert_close(model.predict([X, X]), X * X, 1e-6)
+
+
+def test_arrays_in_a_list_are_inputs_of_their_own() -> None:
+    assert np.array_equal(af.Add()([X, X]).numpy(), X + X)
+    a, b = af.Input([4]), af.Input([4])
+    model = af.Model([a, b], af.Concatenate()([a, b]))
+    assert np.array_equal(model([X, X + 1]).numpy(), np.concatenate([X, X + 1], 1))
+    assert af.Dense(2)([X[0], X[1]]).shape == (2, 2), "rows make one input"
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------------------
+
+
+class MadeInForward(af.Layer):
+    def forward(self, x: Any) -> Any:
+        return af.Dense(4)(x)
+
+
+class DeclaresInForward(af.Layer):
+    def forward(self, x: Any) -> Any:
+        return x * self.add_weight([4], "ones", "w")
+
+
+class BuildsFromTwo(af.Layer):
+    def build(self, a: Any, b: Any) -> None:  # type: ignore[override]
+        """Takes two shapes instead of a list of them."""
+
+    def forward(self, a: Any, b: Any) -> Any:  # type: ignore[override]
+        return a + b
+
+
+class Hides(af.Layer):
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        setattr(self, name, 2.0)
+
+    def forward(self, x: Any) -> Any:
+        return x
+
+
+class Names(af.Layer):
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.options = options
+
+    def build(self, input_shape: Any) -> None:
+        self.w = self.add_weight([4], **self.options)
+
+    def forward(self, x: Any) -> Any:
+        return x * self.w
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (lambda: MadeInForward()(X), r"'dense' is used in 'made_in_forward' but is no part of it(.|\n)*self.dense = af.Dense"),
+        (lambda: DeclaresInForward()(X), r"would be a new one at every call(.|\n)*def build"),
+        (lambda: BuildsFromTwo()(X, X), r"takes one argument(.|\n)*a, b = input_shape"),
+        (lambda: Scaled()(X, shift=1.0), r"'shift' that can be given without those before it(.|\n)*layer\(x, scale, shift\)"),
+        (lambda: Scaled()(X, scal=1.0), r"no input 'scal'(.|\n)*fix: scale=…"),
+        (lambda: af.LSTM(3)(np.ones((2, 5, 3)), masks=1), r"no input 'masks'(.|\n)*initial_state(.|\n)*fix: mask=…"),
+        (lambda: af.Dense(3)(X, foo=1), r"no input 'foo'(.|\n)*fix: layer\(x\)"),
+        (lambda: Hides("snapshot"), r"'snapshot' is something that every layer has(.|\n)*self.own_snapshot"),
+        (lambda: Hides("weights"), "'weights' is something that every layer has"),
+        (lambda: Hides("arity"), "'arity' is something that every layer has"),
+        (lambda: Names(regularizer="l2")(X), r"add_weight has no option 'regularizer'"),
+        (lambda: Names(name=3)(X), r"name is text"),
+        (lambda: Names(trainable="yes")(X), r"trainable is True or False"),
+    ],
+)
+def test_mistakes_in_a_layer_of_ones_own_are_told(wrong: Callable[[], Any], says: str) -> None:
+    with pytest.raises(af.Error, match=says):
+        wrong()
+
+
+@pytest.mark.parametrize("name", ["state", "cell", "units", "activation", "steps"])
+def test_ordinary_names_are_free(name: str) -> None:
+    assert np.array_equal(Hides(name)(X).numpy(), X)
+
+
+def test_a_model_is_no_layer_of_its_own() -> None:
+    model = af.Sequential([af.Dense(1)])
+    for wrong in (model, af.Sequential([model])):
+        with pytest.raises(af.Error, match="one of its own layers"):
+            model.add(wrong)
