@@ -43,7 +43,7 @@ class Runner:
         self.workspace = Workspace(device(on))
         self.backend = self.workspace.device.backend
         self.at(batch, time)
-        self.plan = self.workspace.plans["test"]
+        (self.plan,) = self.workspace.plans["test"]
 
     def at(self, batch: int, time: int = 1) -> Runner:
         self.program: Program = self.workspace.program("test", batch, lambda: self.graph, time=time)

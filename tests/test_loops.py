@@ -286,7 +286,7 @@ def test_a_plan_runs_shorter_sequences_and_smaller_batches_at_its_own_offsets(ba
     runner = Runner(graph, batch=4, time=9)
     data = arrays((time, batch, WIDTH), seed=7)[0]
     found = runner.at(batch, time).write({x: data}).run()
-    assert runner.workspace.plans["test"] is runner.plan
+    assert runner.workspace.plans["test"] == [runner.plan]
     w = [weight.initial() for weight in weights]  # type: ignore[misc]
     expected = twin(data @ w[0], w[1], w[2], np.zeros((batch, WIDTH)))
     np.testing.assert_allclose(found["y"], expected, rtol=1e-12)

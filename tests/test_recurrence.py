@@ -383,12 +383,44 @@ def test_sequences_of_other_lengths_run_at_the_same_plan_when_shorter() -> None:
     weights = model.get_weights()
     x = data(6, 9, 3)
     model.predict(x)
-    plan = model._workspace.plans["prediction"]
+    (plan,) = model._workspace.plans["prediction"]
     for rows, length in ((6, 4), (2, 9), (1, 1), (6, 9)):
         assert_close(model.predict(x[:rows, :length]), of_crossing(weights, x[:rows, :length]), 1e-12)
-        assert model._workspace.plans["prediction"] is plan
+        assert model._workspace.plans["prediction"] == [plan]
     assert_close(model.predict(x[:, [*range(9), *range(9)]]), of_crossing(weights, x[:, [*range(9), *range(9)]]), 1e-12)
-    assert model._workspace.plans["prediction"].sizes["time"] == 18
+    assert [plan.sizes["time"] for plan in model._workspace.plans["prediction"]] == [18]
+
+
+@pytest.mark.parametrize("sizes", [[(40, 5), (1, 200)], [(1, 200), (40, 5)], [(40, 5), (6, 40), (1, 200), (7, 5), (40, 5)]])
+def test_many_short_sequences_and_few_long_ones_take_what_the_larger_plan_says(
+    sizes: list[tuple[int, int]], uncollected: None
+) -> None:
+    """Not what the most rows of the most steps would."""
+
+    def make() -> af.Sequential:
+        af.set_seed(1)
+        model = af.Sequential([af.GRU(3, return_sequences=True, input_shape=[None, 2]), af.Dense(1)], dtype="float64")
+        model.compile("mse", "adam")
+        return model
+
+    held = af.memory.allocated("cpu")
+    model, alone = make(), []
+    for rows, length in sizes:
+        x = data(rows, length, 2, seed=rows)
+        alone.append(model.memory(rows, length=length).total_bytes)
+        model.train_on_batch(x, x[:, :, :1])
+    reports = [model.memory(rows, length=length) for rows, length in sizes]
+    most = max(reports, key=lambda report: report.arena_bytes)
+    slots = max(report.batch_bytes for report in reports)
+    assert af.memory.allocated("cpu") - held == most.total_bytes - most.batch_bytes + slots
+    assert alone == [report.total_bytes for report in reports]
+    other = make()
+    for rows, length in sizes:  # each in a workspace of its own
+        other._changed()
+        x = data(rows, length, 2, seed=rows)
+        other.train_on_batch(x, x[:, :, :1])
+    for a, b in zip(model.get_weights(), other.get_weights(), strict=True):
+        assert_close(a, b, 1e-12)
 
 
 @pytest.mark.parametrize("kind", [af.SimpleRNN, af.GRU, af.LSTM])

@@ -288,7 +288,7 @@ class Compiled(Network):
         if way != self._way or (plans is not None and not self._workspace.runs(plans)):
             self._way = way
             self._release()
-            self._workspace.plans.update(plans or {})
+            self._workspace.plans.update({kind: [plan] for kind, plan in (plans or {}).items()})
 
     def _release(self) -> None:
         """Give back everything that only programs need: arena, constants, batch slots, sums of gradients."""

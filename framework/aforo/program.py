@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from aforo_backends.contract import Storage
@@ -72,7 +72,7 @@ class Workspace:
         self.arena: Storage | None = None
         self.arena_bytes = 0
         self.constants: dict[Constant, Storage] = {}
-        self.plans: dict[str, Plan] = {}
+        self.plans: dict[str, list[Plan]] = {}  # by kind; none of them holds what another is for
         self.programs: dict[tuple[str, int, int, int], Program] = {}
         self.active: Program | None = None
         self._sized: dict[Constant, Any] = {}
@@ -100,17 +100,17 @@ class Workspace:
     def runs(self, plans: Mapping[str, Plan]) -> bool:
         """Whether exactly these plans are what it runs, in no more memory than they need."""
         arena = max(plan.arena_bytes for plan in plans.values())
-        return self.arena_bytes <= arena and all(self.plans.get(kind) == plan for kind, plan in plans.items())
+        return self.arena_bytes <= arena and all(self.plans.get(kind) == [plan] for kind, plan in plans.items())
 
     def _bind(self, kind: str, sizes: Sizes, graph: Callable[[], Graph]) -> None:
         from .plan import make_plan, verify  # loaded with the first plan: it is a quarter of the time of `import aforo`
 
-        plan = self.plans.get(kind)
-        if plan is None or not plan.holds(sizes):
-            known = plan.sizes if plan is not None and not plan.in_blocks else {}
-            largest = sizes_of(*(max(sizes[name], known.get(name, 0)) for name in ("batch", "time")))
-            plan = self.plans[kind] = make_plan(graph(), self.device.profile, {**sizes, **largest})
-            self.programs = {key: bound for key, bound in self.programs.items() if key[0] != kind}
+        known = self.plans.get(kind, [])
+        plan = next((each for each in known if each.holds(sizes)), None)
+        if plan is None:
+            # Not one for the most rows and the most steps, which need not come together: many short sequences, few long ones.
+            plan = make_plan(graph(), self.device.profile, sizes)
+            self.plans[kind] = [*(each for each in known if not plan.holds(each.sizes)), plan][-_KEPT_PROGRAMS:]
         if any(plan.sizes[name] != sizes[name] for name in ("batch", "time")):
             verify(plan, sizes)
         rooms = {variable: self._room(variable, plan) for variable in plan.variables}
@@ -135,7 +135,7 @@ class Workspace:
 
     def _give_up(self, kind: str, plan: Plan) -> None:
         """Hold nothing of the size that had no room, so that a smaller batch finds all of it."""
-        del self.plans[kind]
+        self.plans[kind].remove(plan)
         self.programs.clear()
         self.constants.clear()
         self._sized.clear()
@@ -145,11 +145,14 @@ class Workspace:
                 forget(variable)
         Generation.current += 1
 
+    def _known(self) -> Iterator[Plan]:
+        return (plan for plans in self.plans.values() for plan in plans)
+
     def _room(self, variable: Variable, plan: Plan) -> Sizes:
         """The sizes at which a variable needs most, of all plans that are known: so it need not grow in the middle of a fit."""
         if variable.role != BATCH:
             return plan.sizes
-        own = [each.sizes for each in self.plans.values() if variable in each.variables]
+        own = [each.sizes for each in self._known() if variable in each.variables]
         return max(own, key=lambda sizes: value_bytes(variable.shape, variable.dtype, sizes))
 
     def _open(self, plan: Plan) -> None:
@@ -158,7 +161,7 @@ class Workspace:
         if plan.arena_bytes > self.arena_bytes:
             self.programs.clear()
             self.arena, self.active, self.arena_bytes = None, None, 0
-            largest = max(self.plans.values(), key=lambda each: each.arena_bytes)
+            largest = max(self._known(), key=lambda each: each.arena_bytes)
             self.arena = opened(self.device, largest.peak_bytes)
             self.arena_bytes = largest.arena_bytes
         for constant in plan.constants:
