@@ -31,7 +31,7 @@ from aforo.graph import BACKWARD, FORWARD, merge, verify
 from aforo.plan import make_plan
 from aforo.program import Program
 from aforo.recompute import kept_bytes, least_bytes, recomputed
-from aforo.specs import at
+from aforo.specs import at, sizes_of
 from aforo.steps import FIRST, NEXT, TRAINING, UPDATING, Way
 
 Array = np.ndarray[Any, Any]
@@ -149,6 +149,28 @@ def test_statistics_of_a_batch_are_those_of_each_micro_batch_and_fit_says_so(cap
     fresh = deep(lambda: [af.BatchNormalization(momentum=0.5)])
     trained(fresh, Way(40, 10), x, y, 40, epochs=1)
     assert_close(fresh.layers[1].moving_mean.numpy(), mean, 1e-12)
+
+
+class Anneal(af.Layer):
+    """Counts what it has seen."""
+
+    def build(self, input_shape: Any) -> None:
+        self.n = self.add_weight([], "zeros", "n", trainable=False)
+
+    def forward(self, x: Any) -> Any:
+        self.add_update(self.n, self.pending(self.n) + 1.0)
+        return x * (1.0 / (1.0 + self.n))
+
+
+def test_updates_that_are_made_for_each_micro_batch_are_told() -> None:
+    x, y = samples(40)
+    model = deep(lambda: [Anneal(name="anneal"), af.BatchNormalization()])
+    plan = model.fit(x, y, batch_size=40, verbose=0, memory_budget=least_budget(model, 40, data=Data(40))).plan
+    assert plan.micro_batch < 40 and plan.updating == ("anneal",) and plan.mixing == ("batch_normalization",)
+    assert "Updates in anneal are made for each micro-batch" in str(plan)
+    assert model.layers[1].n.numpy() == -(-40 // plan.micro_batch)
+    whole = deep(lambda: [Anneal(name="anneal")])
+    assert "Updates" not in str(whole.fit(x, y, batch_size=40, verbose=0, memory_budget="1GB").plan)
 
 
 def test_an_interrupted_step_of_micro_batches_commits_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -417,6 +439,53 @@ def test_the_choice_is_reported_by_memory_and_is_the_same_every_time() -> None:
         str(plan) for plan in other.plans.values()
     ]
     assert choose(model, 600, budget, device("cuda")).total_bytes <= budget
+
+
+def test_a_report_of_micro_batches_says_so_and_counts_the_whole_step() -> None:
+    model = uniform(12, 32)
+    plain = model.memory(600)
+    budget = plain.total_bytes // 2
+    found = choose(model, 600, budget, CPU)
+    report = model.memory(600, memory_budget=budget)
+    assert report.micro_batch == found.micro_batch < 600
+    parts, update = flops(model, found.way, 600), make_plan(model.graph(UPDATING), CPU.profile, sizes_of(1))
+    assert report.flops == found.flops == parts + sum(at(step.flops, update.sizes) for step in update.steps)
+    assert report.flops == pytest.approx(plain.flops, rel=1e-3)
+    assert f"batch size 600 in micro-batches of {found.micro_batch}, on" in report.title
+    assert f"a step has {report.flops:,} flops" in str(report)
+    assert report.layers[0].output_shape == (found.micro_batch, 32)
+    assert (plain.micro_batch, plain.recomputed) == (None, ()) and "micro-batch" not in str(plain)
+    again = model.memory(40, memory_budget=model.memory(40).total_bytes - 9_000)
+    assert again.micro_batch is None and again.recomputed
+    assert f"computed again for the backward: {again.recomputed[0]}" in str(again)
+    largest = model.memory(2, memory_budget=least_budget(model, 2))  # the update needs most of the arena
+    assert largest.layers[0].output_shape[0] == largest.micro_batch or largest.micro_batch is None
+
+
+@pytest.mark.parametrize("budget", [None, "1MB"])
+def test_class_weights_and_a_validation_without_them_are_reported_as_they_run(budget: str | None, uncollected: None) -> None:
+    x, y = np.random.default_rng(0).normal(size=(200, 6)).astype("float32"), (np.arange(200) % 3).astype("int32")
+    held = af.memory.allocated("cpu")
+    model = af.Sequential([af.Dense(4, "tanh", input_shape=[6]), af.Dense(3, "softmax")])
+    model.compile("sparse_categorical_crossentropy", "adam")
+    options: dict[str, Any] = {"rows": 10, "validation_rows": 200, "weighted": True, "memory_budget": budget}
+    report = model.memory(200, validation_weighted=False, **options)
+    assert report.total_bytes < model.memory(200, **options).total_bytes
+    model.fit(
+        x[:10], y[:10], batch_size=200, validation_data=(x, y), class_weight={0: 1, 1: 2, 2: 3}, memory_budget=budget, verbose=0
+    )
+    assert af.memory.allocated("cpu") - held == report.total_bytes
+
+
+@pytest.mark.parametrize("budget", [None, "1MB"])
+def test_validation_sequences_of_another_length_are_reported(budget: str | None, uncollected: None) -> None:
+    x, v = (np.random.default_rng(0).normal(size=(20, length, 1)).astype("float32") for length in (10, 150))
+    held = af.memory.allocated("cpu")
+    model = af.Sequential([af.GRU(2, return_sequences=True, input_shape=[None, 1]), af.Dense(1)])
+    model.compile("mse", "sgd")
+    report = model.memory(10, length=10, rows=20, validation_rows=20, validation_length=150, memory_budget=budget)
+    model.fit(x, x, batch_size=10, validation_data=(v, v), memory_budget=budget, verbose=0)
+    assert af.memory.allocated("cpu") - held == report.total_bytes
 
 
 def test_too_small_a_budget_names_the_smallest_that_would_do() -> None:

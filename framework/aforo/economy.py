@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 from .collector import uncollected
 from .device import Device
 from .errors import InvalidValue, explain
-from .graph import FORWARD, LOSS, Graph
+from .graph import FORWARD, LOSS, PARAMETERS, Graph
 from .plan import Plan, make_plan, owned_bytes
 from .program import WHOLE
 from .recompute import kept_bytes, least_bytes
@@ -40,9 +40,11 @@ class Choice:
     plans          of everything that runs, by kind; none in a history
     micro_batch    rows that run at once; the batch size, if there are no micro-batches
     recomputed     layers of which the backward computes forward values again
+    flops          floating-point operations of one step
     extra_flops    operations beyond those of the plain step, as a part of these
     total_bytes    every byte that fit owns: its programs', and those of data that lies on a device with its own memory
     mixing         layers that compute across the samples of a batch: with micro-batches, across those of a micro-batch
+    updating       other layers that change weights of their own in each step: with micro-batches, in each of these
     """
 
     way: Way
@@ -51,9 +53,11 @@ class Choice:
     batch_size: int
     micro_batch: int
     recomputed: tuple[str, ...]
+    flops: int
     extra_flops: float
     total_bytes: int
     mixing: tuple[str, ...]
+    updating: tuple[str, ...]
 
     def __str__(self) -> str:
         what = f"within {bytes_written(self.budget)}: "
@@ -69,6 +73,8 @@ class Choice:
         what += f"; planned {bytes_written(self.total_bytes)} ({self.total_bytes:,} B), {self.extra_flops:.1%} extra FLOPs"
         if self.mixing and self.micro_batch < self.batch_size:
             what += f". Statistics of the batch in {', '.join(self.mixing)} are those of each micro-batch"
+        if self.updating and self.micro_batch < self.batch_size:
+            what += f". Updates in {', '.join(self.updating)} are made for each micro-batch"
         return what
 
 
@@ -266,7 +272,8 @@ class _Search:
 
         rows, rest = self.data.rows, self.data.validation_rows
         times = self.data.time, self.validation_time
-        held = held_data(self.model, self.device, way.rows or self.batch, rows, rest, self.weighted, times)
+        weighted = self.weighted, self.weights[EVALUATION]
+        held = held_data(self.model, self.device, way.rows or self.batch, rows, rest, weighted, times)
         return sum(each.nbytes for each in held if each.where == str(self.device))
 
     def plans(self, way: Way) -> dict[str, Plan]:
@@ -315,6 +322,8 @@ class _Search:
         kind = NEXT if way.rows else TRAINING
         graph = self.model.graph(kind, self.weighted)
         again = way.graph(partial(self.model.graph, kind, self.weighted), kind)
+        across = mixing(graph)
+        changed = dict.fromkeys(each.owner for each in graph.updates if each.role == PARAMETERS and not each.trained)
         return Choice(
             way=way,
             plans=self.plans(way),
@@ -322,9 +331,11 @@ class _Search:
             batch_size=self.batch,
             micro_batch=way.rows or self.batch,
             recomputed=_more(graph, again),
+            flops=self.flops(way),
             extra_flops=self.flops(way) / self.flops(Way()) - 1,
             total_bytes=self._owned(way, self.kinds(way)),
-            mixing=mixing(graph),
+            mixing=across,
+            updating=tuple(name for name in changed if name not in across),
         )
 
 

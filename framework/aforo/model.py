@@ -138,22 +138,39 @@ class Model(Compiled):
         *,
         rows: int | None = None,
         validation_rows: int = 0,
+        validation_length: int | None = None,
         weighted: bool = False,
+        validation_weighted: bool | None = None,
         programs: Sequence[str] | None = None,
         memory_budget: int | str | None = None,
     ) -> Report:
         """Every byte a training step (or a prediction) of this batch size owns, from the plan that would run.
 
         length: time steps, for models whose inputs have a time axis. rows, validation_rows: those of a fit; data_bytes is what
-        it holds besides, and batches are no larger than the data. weighted: with a weight for each sample or class.
+        it holds besides, and batches are no larger than the data. validation_length: time steps of what it validates with, if
+        they differ. weighted: with a weight for each sample or class; validation_weighted: also in the validation, which class
+        weights do not reach; as weighted, unless given. Targets of a loss of your own are taken for the shape of the
+        predictions until there are data.
         programs: several of "training", "evaluation" and "prediction", for a model that runs them all in one arena.
         memory_budget: training, and validation_rows, run as `fit` would within it. Further programs run whole batches, as they
         do after a fit, and may take the total beyond it.
         """
         from .memory.measure import report
 
-        more = {"rows": rows, "validation_rows": validation_rows, "weighted": weighted, "programs": programs}
-        return report(self, batch_size, training, device, length, memory_budget=memory_budget, **more)  # type: ignore[arg-type]
+        return report(
+            self,
+            batch_size,
+            training,
+            device,
+            length,
+            rows=rows,
+            validation_rows=validation_rows,
+            validation_length=validation_length,
+            weighted=weighted,
+            validation_weighted=validation_weighted,
+            programs=programs,
+            memory_budget=memory_budget,
+        )
 
     @strict
     def max_batch_size(self, budget: Any, training: bool = True, device: Any = None, length: int | None = None) -> int:

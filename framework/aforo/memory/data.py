@@ -15,18 +15,27 @@ _INDEX_BYTES = 8  # the shuffled order: an int64 for each row
 
 
 def held_data(
-    model: Model, target: Device, batch_size: int, rows: int, validation_rows: int, weighted: bool, times: tuple[int, int]
+    model: Model,
+    target: Device,
+    batch_size: int,
+    rows: int,
+    validation_rows: int,
+    weighted: tuple[bool, bool],
+    times: tuple[int, int],
 ) -> tuple[Held, ...]:
     """The data in the dtypes of the batch slots, and the order of the rows; on the host, and on a device with its own memory.
 
-    times: steps of its sequences, and of those it validates with. Arrays that are given in these dtypes, row after row, are
-    used where they lie; of any others fit makes a copy.
+    weighted, times: whether there are weights, and steps of the sequences; in training, and in what it validates with. Arrays
+    that are given in these dtypes, row after row, are used where they lie; of any others fit makes a copy.
     """
-    targets = [head.target for head in model.heads]
-    slots = [*model.inputs, *targets, *([model.sample_weight] if weighted else [])]
+    slots = [*model.inputs, *(head.target for head in model.heads)]
     columns, others = (
-        [value_bytes(slot.shape, slot.dtype, {"batch": 1, "time": time}) for slot in slots if slot is not None]
-        for time in times
+        [
+            value_bytes(slot.shape, slot.dtype, {"batch": 1, "time": time})
+            for slot in (*slots, model.sample_weight if has_weights else None)
+            if slot is not None
+        ]
+        for has_weights, time in zip(weighted, times, strict=True)
     )
     held = [Held("training data", rows * sum(columns), "host"), Held("order of the rows", rows * _INDEX_BYTES, "host")]
     if validation_rows:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import device as devices
 from ..budget import as_bytes
-from ..economy import Data, choose
+from ..economy import Choice, Data, choose
 from ..errors import InvalidType, InvalidValue, explain, unknown_name
 from ..graph import BATCH, OPTIMIZER_STATE, PARAMETERS, STATE
 from ..plan import Plan, make_plan, owned_bytes
@@ -34,7 +34,9 @@ def report(
     *,
     rows: int | None = None,
     validation_rows: int = 0,
+    validation_length: int | None = None,
     weighted: bool = False,
+    validation_weighted: bool | None = None,
     programs: Sequence[str] | None = None,
     memory_budget: Any = None,
 ) -> Report:
@@ -42,6 +44,7 @@ def report(
     batch_size = whole("batch_size", batch_size, 1)
     validation_rows = whole("validation_rows", validation_rows, 0)
     weighted = flag("weighted", weighted)
+    weights = weighted, weighted if validation_weighted is None else flag("validation_weighted", validation_weighted)
     kinds = _programs(programs, flag("training", training), validation_rows)
     budget = None if memory_budget is None else as_bytes(memory_budget)
     if budget is not None and TRAINING not in kinds:
@@ -70,22 +73,23 @@ def report(
     target = devices.device(model.device if device is None else device)
 
     time = model.length(length)
+    times = time, time if validation_length is None else model.length(validation_length)
 
     def planned(kind: str) -> Plan:
         limit = rows if kind == TRAINING else validation_rows if kind == EVALUATION else None
-        graph = model.graph(kind, weighted and kind != PREDICTION)
-        return make_plan(graph, target.profile, sizes_of(min(batch_size, limit or batch_size), time))
+        graph = model.graph(kind, {TRAINING: weights[0], EVALUATION: weights[1]}.get(kind, False))
+        return make_plan(graph, target.profile, sizes_of(min(batch_size, limit or batch_size), times[kind == EVALUATION]))
 
-    rows_at_once = batch_size
+    found = None
     if budget is None:
         plans = [planned(kind) for kind in kinds]  # the first graph decides what targets look like
     else:
-        found = choose(model, batch_size, budget, target, weighted, weighted, Data(rows, validation_rows, time))
+        found = choose(model, batch_size, budget, target, *weights, Data(rows, validation_rows, *times))
         ran = (TRAINING, EVALUATION) if validation_rows else (TRAINING,)
         plans = [*found.plans.values(), *(planned(kind) for kind in kinds if kind not in ran)]
-        rows_at_once = found.micro_batch
-    data = held_data(model, target, rows_at_once, rows, validation_rows, weighted, (time, time)) if rows is not None else ()
-    return report_of(model, batch_size, kinds, target, plans, rows, data, length)
+    at_once = batch_size if found is None else found.micro_batch
+    data = held_data(model, target, at_once, rows, validation_rows, weights, times) if rows is not None else ()
+    return report_of(model, batch_size, kinds, target, plans, rows, data, length, found)
 
 
 def report_of(
@@ -97,10 +101,12 @@ def report_of(
     rows: int | None = None,
     data: tuple[Held, ...] = (),
     length: int | None = None,
+    choice: Choice | None = None,
 ) -> Report:
     """The report of plans that share one arena; layers and timeline are those of the plan that needs most of it."""
     roles = owned_bytes(plans)
     main = max(plans, key=lambda plan: plan.arena_bytes)
+    layers = _rows(model, main, 0 if choice is None else choice.micro_batch)
     return Report(
         device=str(target),
         batch_size=batch_size,
@@ -112,12 +118,15 @@ def report_of(
         batch_bytes=roles[BATCH],
         arena_bytes=main.arena_bytes,
         lower_bound_bytes=main.lower_bound_bytes,
-        layers=_rows(model, main),
+        layers=layers,
         timeline=_timeline(main),
         reserve=target.profile.reserve,
         rows=rows,
         data=data,
         length=length,
+        flops=sum(row.flops for row in layers) if choice is None else choice.flops,
+        micro_batch=None if choice is None or not choice.way.rows else choice.micro_batch,
+        recomputed=() if choice is None else choice.recomputed,
     )
 
 
@@ -186,7 +195,8 @@ def _top(layer: str) -> str:
     return layer.partition("/")[0]
 
 
-def _rows(model: Model, plan: Plan) -> tuple[LayerRow, ...]:
+def _rows(model: Model, plan: Plan, rows_at_once: int) -> tuple[LayerRow, ...]:
+    sizes = {**plan.sizes, "batch": max(plan.sizes["batch"], rows_at_once)}  # the update of micro-batches has no rows itself
     held: dict[str, int] = {}
     for holder in _holders(plan):
         held[_top(holder.layer)] = held.get(_top(holder.layer), 0) + holder.nbytes
@@ -197,11 +207,11 @@ def _rows(model: Model, plan: Plan) -> tuple[LayerRow, ...]:
     rows = []
     counted: set[int] = set()
     for layer, outputs in model.rows():
-        shape = at(outputs[0].shape, plan.sizes)
+        shape = at(outputs[0].shape, sizes)
         own = [weight for weight in layer.weights if id(weight) not in counted]
         counted |= {id(weight) for weight in own}
         parameters = sum(weight.size for weight in own)
-        values = sum(prod(at(x.shape, plan.sizes)) for x in outputs)
+        values = sum(prod(at(x.shape, sizes)) for x in outputs)
         rows.append(LayerRow(layer.name, shape, values, held.pop(layer.name, 0), parameters, flops.pop(layer.name, 0)))
     rest = dict.fromkeys([*flops, *held])
     rows += [LayerRow(name or "(step)", (), 0, held.get(name, 0), 0, flops.get(name, 0)) for name in rest]

@@ -110,6 +110,9 @@ class Report:
     reserve                what libraries and drivers take outside, with where it was measured
     data                   what a fit over `rows` rows holds besides
     length                 time steps, for a model of sequences
+    flops                  floating-point operations of one step
+    micro_batch            rows of a micro-batch, where a memory_budget lets a batch run in several; layers are those of one
+    recomputed             layers of which the backward computes forward values again
     """
 
     device: str
@@ -128,6 +131,9 @@ class Report:
     rows: int | None = None
     data: tuple[Held, ...] = ()
     length: int | None = None
+    flops: int = 0
+    micro_batch: int | None = None
+    recomputed: tuple[str, ...] = ()
 
     @property
     def total_bytes(self) -> int:
@@ -149,11 +155,6 @@ class Report:
         data = sum(held.nbytes for held in self.data if held.where == here)
         return self.total_bytes + data + sum(line.nbytes for line in self.reserve)
 
-    @property
-    def flops(self) -> int:
-        """Floating-point operations of one step."""
-        return sum(row.flops for row in self.layers)
-
     def parts(self) -> list[tuple[str, int]]:
         """The lines that sum to the total."""
         return [
@@ -170,11 +171,12 @@ class Report:
         *first, last = (kinds[program] for program in self.programs)
         what = f"{', '.join(first)} and {last}" if first else last
         steps = f", {self.length:,} time steps" if self.length is not None else ""
-        return f"memory of {what}, batch size {self.batch_size}{steps}, on {self.device}"
+        pieces = f" in micro-batches of {self.micro_batch}" if self.micro_batch is not None else ""
+        return f"memory of {what}, batch size {self.batch_size}{pieces}{steps}, on {self.device}"
 
     def to_dict(self) -> dict[str, Any]:
         """Numbers, text, lists and dicts: what JSON can write, and gives back the same."""
-        derived = {name: getattr(self, name) for name in ("total_bytes", "gap_bytes", "data_bytes", "device_bytes", "flops")}
+        derived = {name: getattr(self, name) for name in ("total_bytes", "gap_bytes", "data_bytes", "device_bytes")}
         plain: dict[str, Any] = _plain({**derived, **asdict(self)})
         return plain
 
@@ -222,6 +224,10 @@ class Report:
         lines.append(line("total", self.total_bytes))
         gap = self.gap_bytes / self.lower_bound_bytes if self.lower_bound_bytes else 0.0
         lines.append(f"  arena over its lower bound: {gap:.2%}")
+        if self.micro_batch is not None:
+            lines.append(f"  layers and timeline are those of one micro-batch; a step has {self.flops:,} flops")
+        if self.recomputed:
+            lines.append(f"  computed again for the backward: {', '.join(self.recomputed)}")
         if self.timeline.holders:
             moment = self.timeline[self.timeline.peak]
             at = f"{moment.op} of {moment.layer or 'the step'}, {moment.phase}"
