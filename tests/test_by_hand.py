@@ -168,3 +168,28 @@ def test_what_is_held_on_the_way_is_computed_once() -> None:
 def test_a_number_is_its_own_derivative_by_itself() -> None:
     w = af.tensor(3.0)
     assert float(af.grad(w, w)) == 1.0 and float(af.grad(w * w, w)) == 6.0
+
+
+# --- losses that look behind probabilities ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", ["categorical_crossentropy", "sparse_categorical_crossentropy", "binary_crossentropy"])
+def test_the_gradient_of_probabilities_is_that_of_the_loss_as_it_is_written(loss: str) -> None:
+    """Though its value comes from the logits; those get theirs as ever, and so do layers."""
+    rng = np.random.default_rng(0)
+    z = af.tensor(rng.normal(size=(4, 3)), "float64")
+    layer = af.Dense(3, "sigmoid" if loss.startswith("binary") else "softmax")
+    p = layer(z)
+    labels = np.array([0, 2, 1, 1])
+    y = np.eye(3)[labels]
+    of = getattr(af.losses, loss)(labels if loss.startswith("sparse") else y, p) + af.ops.mean(p * p)
+    q = p.numpy()
+    written = (-y / q + (1 - y) / (1 - q)) / 12 if loss.startswith("binary") else -y / q / 4
+    found = af.grad(of, [p, z, layer.kernel])
+    np.testing.assert_allclose(found[0].numpy(), written + 2 * q / 12, rtol=1e-12)
+    if loss.startswith("binary"):
+        slope = found[0].numpy() * q * (1 - q)
+    else:
+        slope = q * (found[0].numpy() - (found[0].numpy() * q).sum(1, keepdims=True))
+    np.testing.assert_allclose(found[1].numpy(), slope @ layer.kernel.numpy().T, rtol=1e-9)
+    np.testing.assert_allclose(found[2].numpy(), z.numpy().T @ slope, rtol=1e-9)

@@ -339,6 +339,59 @@ def test_tensors_move_and_do_not_mix():
 
 
 @needs_compiler
+def test_what_no_device_has_a_part_in_goes_where_it_is_needed():
+    """Also after somebody has looked at it, there or elsewhere."""
+    there, here = (af.tensor(np.full((3, 3), 2.0), device=device) for device in ("simulated", "cpu"))
+    for make in (
+        lambda: af.ops.one_hot(np.array([0, 2, 1]), 3),
+        lambda: af.ops.exp(np.zeros((3, 3))),
+        lambda: af.ops.sum(np.ones((3, 3)), 0, keepdims=True),
+    ):
+        mask = make()
+        expected = 2 * mask.numpy()
+        for t in (there, here, there):
+            np.testing.assert_array_equal((mask * t).numpy() * np.ones((3, 3)), expected * np.ones((3, 3)))
+            assert (mask * t).device == t.device
+    p = af.ops.softmax(there)
+    for _ in range(2):
+        assert af.losses.sparse_categorical_crossentropy(np.array([0, 1, 2]), p).numpy() == pytest.approx(np.log(3))
+
+
+@needs_compiler
+def test_the_fix_for_tensors_on_two_devices_can_be_typed():
+    model, x = network().to("simulated"), af.tensor(data(4)[0])
+    with pytest.raises(af.Error, match=r"dense\.kernel on simulated(.|\n)*t\.to\(.simulated.\) for the tensor") as caught:
+        model(x).numpy()
+    assert 'model.to("cpu")' in str(caught.value)
+    there = model(x.to("simulated")).numpy()
+    np.testing.assert_allclose(model.to("cpu")(x).numpy(), there, atol=1e-6)
+
+
+@needs_compiler
+@pytest.mark.parametrize("first", ["compile", "to"])
+def test_tensors_in_a_loss_of_ones_own_follow_the_model_whenever_it_moved(first):
+    w, (x, y) = af.tensor([1.0, 3.0]), (data(8)[0], data(8)[0][:, :2])
+    losses = []
+    for device in ("cpu", "simulated"):
+        af.set_seed(2)
+        model = af.Sequential([af.Dense(2)])
+        steps = [lambda: model.compile(lambda t, p: af.ops.mean(w * (t - p) ** 2)), lambda: model.to(device)]  # noqa: B023
+        for step in steps if first == "compile" else steps[::-1]:
+            step()
+        losses.append(model.fit(x, y, epochs=2, verbose=0, seed=1).history["loss"])
+        assert w.device == device
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+
+
+def test_a_storage_of_no_bytes_has_an_empty_view_wherever_it_lies():
+    backend, kept = aforo_backends.load("cpu"), []
+    for i in range(64):
+        storage = backend.open(0)
+        kept += [storage, bytearray(16 * i)]  # so that the next one lies elsewhere
+        assert backend.view(storage, View(0, (0, 3), (12, 4), "float32")).shape == (0, 3)
+
+
+@needs_compiler
 def test_a_model_moves_between_two_devices_of_one_kind():
     x, y = data()
     model, other = network("adam").to("simulated"), network("adam").to("simulated:1")

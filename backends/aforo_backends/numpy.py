@@ -47,7 +47,7 @@ class HostStorage:
             self.block = np.empty(PROFILE.footprint(nbytes), np.uint8)
         except MemoryError:
             raise OutOfMemory from None
-        self._start = -self.block.ctypes.data % PROFILE.alignment
+        self._start = -self.block.ctypes.data % PROFILE.alignment if nbytes else 0  # nothing has no first byte to align
         self._owner = owner
         owner.held += self.block.nbytes
         owner.opened += 1

@@ -12,7 +12,7 @@ import aforo_backends
 from aforo_backends.contract import Backend, Profile, Storage, View
 
 from .errors import InvalidState, InvalidType, InvalidValue, explain, unknown_name
-from .graph import Variable
+from .graph import TENSOR, Variable
 from .specs import DTYPES, FLOATS, Dim, Layout, Shape, at, value_bytes, written
 
 Array = np.ndarray[Any, Any]
@@ -145,6 +145,8 @@ def materialise(variable: Variable, sizes: Mapping[str, int], target: Device) ->
     """Give a variable memory on the device, and its first value. A batch slot grows when it must."""
     needed = value_bytes(variable.shape, variable.dtype, sizes)
     if variable.storage is not None:
+        if variable.device is not target and variable.role == TENSOR:
+            move([variable], target, sizes)  # one that a model computes with; it came to it after the model had moved
         if variable.device is not target:
             raise InvalidValue(
                 explain(
@@ -206,7 +208,7 @@ def read(variable: Variable) -> Array:
     return np.array(np.broadcast_to(variable.initial(), variable.shape), variable.dtype)  # type: ignore[arg-type]
 
 
-_KEPT = ("name", "shape", "dtype", "role", "initial", "owner", "trainable", "trained", "source", "origin", "limit")
+_KEPT = ("name", "shape", "dtype", "role", "initial", "owner", "trainable", "trained", "source", "origin", "limit", "anywhere")
 
 
 def _reduced(variable: Variable) -> tuple[Any, ...]:

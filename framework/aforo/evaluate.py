@@ -17,7 +17,7 @@ import numpy as np
 from . import device as devices
 from .errors import InvalidType, InvalidValue, explain
 from .gradient import gradient
-from .graph import PRIMITIVES, SCAN, TENSOR, Graph, Place, Tensor, Variable, ancestors, rebuilt
+from .graph import PARAMETERS, PRIMITIVES, SCAN, TENSOR, Graph, Place, Tensor, Variable, ancestors, rebuilt
 from .ops.operands import stored_as
 from .parameter import Leaf
 from .program import Program, Workspace
@@ -128,7 +128,7 @@ def evaluate(tensors: Sequence[Tensor]) -> None:
         nodes = _unknown(missing)
         missing += _held(nodes, missing)
         leaves, key = _structure(nodes, missing)
-        target = _common_device(leaves)
+        target, free = _common_device(leaves)
         found = _programs.get((key, target.name))
         if found is None:
             found = _programs[key, target.name] = _compiled(missing, nodes, leaves, target)
@@ -137,10 +137,14 @@ def evaluate(tensors: Sequence[Tensor]) -> None:
         _programs.move_to_end((key, target.name))
         program, slots, _ = found
         for slot, held in zip(slots, leaves, strict=True):
-            target.backend.copy(devices.contents(slot), devices.contents(held))
+            if held.device is target:
+                target.backend.copy(devices.contents(slot), devices.contents(held))
+            else:
+                target.backend.copy_in(devices.contents(slot), devices.read(held))
         program.run()
         for i, x in enumerate(missing):
             value = Variable("value", x.shape, x.dtype, TENSOR)
+            value.anywhere = free
             devices.materialise(value, {}, target)
             target.backend.copy(devices.contents(value), program.outputs[str(i)])
             x.value = value
@@ -199,28 +203,32 @@ def _structure(nodes: Sequence[Tensor], wanted: Sequence[Tensor]) -> tuple[list[
         number, _ = leaves.setdefault(id(held), (len(leaves), held))
         key.append((number, held.shape, held.dtype))
     started = [held for _, held in leaves.values()]
-    here = next((held.device for held in started if held.storage is not None), devices.CPU)
+    here = next((held.device for held in started if held.storage is not None and not held.anywhere), devices.CPU)
     for held in started:
         if held.storage is None:  # a weight that nobody placed goes where the rest is
             devices.materialise(held, {}, held.device or here)
     return started, (tuple(key), tuple(index[id(x)] for x in wanted))
 
 
-def _common_device(leaves: Sequence[Variable]) -> devices.Device:
-    if not leaves:
-        return devices.CPU
-    first = leaves[0]
-    for other in leaves[1:]:
+def _common_device(leaves: Sequence[Variable]) -> tuple[devices.Device, bool]:
+    """Where an expression is computed, and whether no device has a part in it: it is then computed on the CPU."""
+    bound = [each for each in leaves if not each.anywhere]
+    if not bound:
+        return devices.CPU, True
+    first = next((each for each in bound if each.role == PARAMETERS), bound[0])  # a weight is where its model is
+    for other in bound:
         if other.device is not first.device:
+            fix = f't.to("{first.device}") for the tensor'
+            if first.role == PARAMETERS:
+                fix += f', or model.to("{other.device}") before it is used'
             raise InvalidValue(
                 explain(
                     "tensors of one expression must be on one device.",
                     received=f"{_named(first)} on {first.device}, {_named(other)} on {other.device}",
-                    fix=f'move one of them, e.g. t.to("{first.device}")',
+                    fix=fix,
                 )
             )
-    found: devices.Device = first.device
-    return found
+    return first.device, False
 
 
 def _named(variable: Variable) -> str:
@@ -278,9 +286,33 @@ def grad(of: Tensor, wrt: Tensor | Sequence[Tensor]) -> Any:
         )
     of = of.used()
     wanted = [_as_in(of, w) for w in asked]
-    found = gradient(of, wanted)
+    found = _gradients(of, wanted)
     evaluate([of, *found, *wanted])  # what is asked for again a step later begins at numbers
     return found if many else found[0]
+
+
+def _gradients(of: Tensor, wanted: Sequence[Tensor]) -> list[Tensor]:
+    """Also of probabilities, where a loss was computed from what is behind them."""
+    behind: set[int] = set()
+    for node in ancestors([of], min((w.serial for w in wanted), default=0)):
+        if node.spelling is not None and node.spelling.plainly is not None:
+            behind |= {id(x) for x in ancestors(node.spelling.inputs)} - {id(x) for x in ancestors([node])}
+    if not any(id(w) in behind for w in wanted):
+        return gradient(of, wanted)
+    plain = _written_out(of)
+    return [gradient(plain if id(w) in behind else of, [w])[0] for w in wanted]
+
+
+def _written_out(of: Tensor) -> Tensor:
+    """The same value, in which what has a plainer way to be computed from what it is spelled with is computed that way."""
+    now: dict[int, Tensor] = {}
+    for node in ancestors([of]):
+        inputs = tuple(now.get(id(x), x) for x in node.inputs)
+        if node.spelling is not None and node.spelling.plainly is not None:
+            now[id(node)] = node.spelling.plainly(*node.spelling.inputs)
+        elif any(a is not b for a, b in zip(inputs, node.inputs, strict=True)):
+            now[id(node)] = Tensor(node.primitive, inputs, node.attributes, node.shape, node.dtype, node.place, node.spelling)
+    return now.get(id(of), of)
 
 
 def _as_in(of: Tensor, w: Tensor) -> Tensor:
@@ -307,7 +339,7 @@ class _Evaluation:
         while stack:
             node = stack.pop()
             held = _start(node)
-            if held is not None and held.device is not None:
+            if held is not None and held.device is not None and not held.anywhere:
                 return str(held.device)
             new = [i for i in (node.inputs if held is None else ()) if id(i) not in seen]
             seen.update(map(id, new))

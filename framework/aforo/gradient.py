@@ -123,7 +123,7 @@ def _found(of: Tensor, w: Tensor, gradients: dict[int, Tensor], stopped: Sequenc
     if g is not None:
         return broadcast_to(g, w.shape)
     variable = w.attributes.get("variable")
-    name = f"{variable.owner}.{variable.name}" if variable is not None else repr(w)
+    name = f"{variable.owner}.{variable.name}" if variable is not None and variable.owner else repr(w)
     blocking = [node for node in stopped if any(node_w is w for node_w in ancestors(node.inputs))]
     if not blocking:
         raise InvalidValue(

@@ -15,7 +15,7 @@ import numpy as np
 
 from . import ops
 from .errors import InvalidType, InvalidValue, explain, located, unknown_name
-from .graph import Tensor
+from .graph import Spelling, Tensor, apply
 from .ops.composed import one_hot, shifted
 from .ops.operands import as_tensor, real
 from .settings import takes
@@ -42,7 +42,14 @@ class Loss:
         y_true = as_tensor(y_true, y_pred.dtype)
         y_true = ops.cast(y_true, y_pred.dtype) if self.target == VALUES else self._classes(y_true, y_pred)
         self.check(y_true, y_pred)
-        return ops.mean(self.per_sample(y_true, y_pred))
+        loss = ops.mean(self.per_sample(y_true, y_pred))
+        if not loss.symbolic and any(logits_of(y_pred, function) is not None for function in ("softmax", "sigmoid")):
+            loss.spelling = Spelling(self.name, (y_true, y_pred), self._plainly)
+        return loss
+
+    def _plainly(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """The loss of probabilities as such, whatever gave them."""
+        return ops.mean(self.per_sample(y_true, apply("identity", y_pred)))
 
     def _classes(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Class numbers as fit takes them, too: as a column, and as floats; checked where they are known."""

@@ -376,10 +376,14 @@ def _numbers(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Spelling:
-    """How a person would write a composed value: softmax(z), rather than the primitives it is made of."""
+    """How a person would write a composed value: softmax(z), rather than the primitives it is made of.
+
+    plainly: computes it from these inputs, where it was computed from what is behind them.
+    """
 
     name: str
     inputs: tuple[Tensor, ...]
+    plainly: Callable[..., Tensor] | None = None
 
 
 def apply(name: str, *inputs: Tensor, **attributes: Any) -> Tensor:

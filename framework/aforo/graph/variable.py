@@ -28,6 +28,7 @@ class Variable:
 
     __slots__ = (
         "__weakref__",
+        "anywhere",
         "array",
         "device",
         "dtype",
@@ -70,6 +71,7 @@ class Variable:
         self.snapshot: Any = None
         self.source: Variable | None = None
         self.origin: Variable | None = None
+        self.anywhere = False  # whether no device had a part in its value: it goes where it is needed
         self.limit: int | None = None  # whole numbers fed to it must be smaller
 
     def __repr__(self) -> str:
