@@ -193,3 +193,10 @@ def test_the_gradient_of_probabilities_is_that_of_the_loss_as_it_is_written(loss
         slope = q * (found[0].numpy() - (found[0].numpy() * q).sum(1, keepdims=True))
     np.testing.assert_allclose(found[1].numpy(), slope @ layer.kernel.numpy().T, rtol=1e-9)
     np.testing.assert_allclose(found[2].numpy(), z.numpy().T @ slope, rtol=1e-9)
+
+
+def test_a_long_chain_of_factors_leaves_a_sum() -> None:
+    t = x = af.tensor(np.linspace(0.5, 1.5, 12).reshape(3, 4), "float64")
+    for _ in range(3000):
+        t = t * 0.999
+    assert af.ops.mean(t).numpy() == pytest.approx(x.numpy().mean() * 0.999**3000, rel=1e-10)

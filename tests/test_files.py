@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 import aforo as af
 from aforo.io.archive import read
+from aforo.metrics import Metric
 from aforo_backends import simulated
 
 Array = np.ndarray[Any, Any]
@@ -252,16 +253,63 @@ def test_losses_metrics_and_rates_of_ones_own_are_given_back(tmp_path: Path) -> 
     def rate(step: Any) -> Any:
         return 0.1 / (1.0 + step)
 
-    top, loss = af.metrics.top_k(2), af.losses.Loss("ends", lambda y_true, y_pred: af.losses.mse.per_sample(y_true, y_pred))
+    def far(y_true: Any, y_pred: Any) -> Any:
+        return {"sum": af.ops.sum(af.ops.absolute(y_true - y_pred))}
+
+    top, loss = Metric("far", far), af.losses.Loss("ends", lambda y_true, y_pred: af.losses.mse.per_sample(y_true, y_pred))
     model = af.Sequential([af.Dense(2, input_shape=[6])])
     model.compile(loss, af.SGD(rate), [top, "mae"])
     train(model, 1).save(tmp_path / "model.aforo")
-    again = af.load_model(tmp_path / "model.aforo", {"top_2": top, "ends": loss, "rate": rate})
-    assert same(train(again, 2, start=1), train(model, 2, start=1)) and again.metrics_names == ["loss", "top_2", "mae"]
-    with pytest.raises(af.Error, match=r"'ends' \(a loss\), 'top_2' \(a metric\), 'rate' \(a function\)"):
+    again = af.load_model(tmp_path / "model.aforo", {"far": top, "ends": loss, "rate": rate})
+    assert same(train(again, 2, start=1), train(model, 2, start=1)) and again.metrics_names == ["loss", "far", "mae"]
+    with pytest.raises(af.Error, match=r"'ends' \(a loss\), 'far' \(a metric\), 'rate' \(a function\)"):
         af.load_model(tmp_path / "model.aforo")
-    with pytest.raises(af.Error, match=r"custom_objects\['top_2'\] must be a metric"):
-        af.load_model(tmp_path / "model.aforo", {"top_2": rate, "ends": loss, "rate": rate})
+    with pytest.raises(af.Error, match=r"custom_objects\['far'\] must be a metric"):
+        af.load_model(tmp_path / "model.aforo", {"far": rate, "ends": loss, "rate": rate})
+
+
+def test_how_often_the_right_class_is_among_the_first_is_aforos_own_for_any_number(tmp_path: Path) -> None:
+    model = af.Sequential([af.Dense(4, "softmax", input_shape=[6])])
+    model.compile("sparse_categorical_crossentropy", metrics=[af.metrics.top_k(2), "top_3"])
+    model.save(tmp_path / "model.aforo")
+    again = af.load_model(tmp_path / "model.aforo")
+    labels = np.arange(len(X)) % 4
+    assert again.metrics_names == ["loss", "top_2", "top_3"]
+    assert again.evaluate(X, labels) == model.evaluate(X, labels) == pickle.loads(pickle.dumps(model)).evaluate(X, labels)
+    p = model.predict(X)
+    first = np.mean([label in np.argsort(row)[-2:] for label, row in zip(labels, p, strict=True)])
+    assert model.evaluate(X, labels)[1] == pytest.approx(first)
+
+
+def test_what_models_are_made_of_can_be_pickled() -> None:
+    layer, x = af.Dense(3), af.tensor(X)
+    unbuilt = pickle.loads(pickle.dumps(af.Dense(3, "relu")))
+    assert unbuilt(x).shape == (len(X), 3)
+    expected = layer(x).numpy()
+    for copied in (pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer)):
+        assert np.array_equal(copied(x).numpy(), expected)
+        copied.kernel.assign(np.zeros((6, 3)))
+    assert np.array_equal(layer(x).numpy(), expected), "a copy shares its weights"
+    drawn = af.Dense(3, input_shape=[6])
+    af.Sequential([drawn])  # it has weights, whose values nobody has asked for yet
+    assert np.array_equal(pickle.loads(pickle.dumps(drawn)).kernel.numpy(), drawn.kernel.numpy())
+    product = pickle.loads(pickle.dumps(x * 2.0))
+    assert np.array_equal(product.numpy(), 2 * X) and copy.deepcopy(x * 2.0).numpy().shape == X.shape
+    adam = pickle.loads(pickle.dumps(af.Adam(0.25, clipnorm=1.0)))
+    assert (adam.learning_rate, adam.clip) == (0.25, ("clipnorm", 1.0))
+    for function in (af.ops.sin, af.ops.add, af.ops.relu, af.losses.mse, af.metrics.r2):
+        assert pickle.loads(pickle.dumps(function)) == function
+
+
+def test_a_tensor_from_elsewhere_has_its_place_before_what_is_made_of_it(tmp_path: Path) -> None:
+    """Also in a process that has made fewer tensors than the one it comes from."""
+    made = "import pickle, aforo as af\nfor _ in range(5000): t = af.tensor([1.0, 2.0])\npickle.dump(t, open('t', 'wb'))"
+    taken = (
+        "import pickle, aforo as af\nt = pickle.load(open('t', 'rb'))\ny = t * t\nassert t.serial < y.serial\n"
+        "assert (af.grad(af.ops.sum(y * t), t).numpy() == [3.0, 12.0]).all()"
+    )
+    for code in (made, taken):
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
 
 
 def test_a_class_that_has_changed_is_named(tmp_path: Path) -> None:

@@ -98,6 +98,29 @@ def test_arrays_in_a_list_are_inputs_of_their_own() -> None:
     assert af.Dense(2)([X[0], X[1]]).shape == (2, 2), "rows make one input"
 
 
+# --- initializers, and updates by hand --------------------------------------------------------------------------------
+
+
+def test_an_initializer_of_ones_own_is_given_shape_dtype_and_random_numbers() -> None:
+    layer = af.Dense(3, kernel_initializer=lambda shape, dtype, rng: np.full(shape, 2, dtype))
+    assert np.array_equal(layer(X).numpy(), X @ np.full((4, 3), 2, np.float32))
+
+
+def test_averages_follow_the_batches_of_a_loop_by_hand() -> None:
+    model = af.Sequential([af.BatchNormalization(momentum=0.9, input_shape=[4]), af.Dense(1)])
+    trained = af.Sequential([af.BatchNormalization(momentum=0.9, input_shape=[4]), af.Dense(1)])
+    trained.compile("mse", af.SGD(0.0))
+    for i in range(5):
+        model(X + i, training=True)
+        trained.train_on_batch(X + i, Y)
+    for a, b in zip(model.layers[0].get_weights(), trained.layers[0].get_weights(), strict=True):
+        assert_close(a, b, 1e-6)
+    before = model.layers[0].get_weights()
+    model(X)
+    model(X, training=False)
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.layers[0].get_weights(), strict=True))
+
+
 # --- mistakes ---------------------------------------------------------------------------------------------------------
 
 
@@ -140,6 +163,15 @@ class Names(af.Layer):
         return x * self.w
 
 
+def started(initializer: Any) -> Any:
+    return af.Dense(3, kernel_initializer=initializer)(X).numpy()
+
+
+def crossed() -> af.Sequential:
+    """Each sample with every other."""
+    return af.Sequential([af.Lambda(lambda z: z @ z.T, input_shape=[4])])
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
@@ -156,6 +188,11 @@ class Names(af.Layer):
         (lambda: Names(regularizer="l2")(X), r"add_weight has no option 'regularizer'"),
         (lambda: Names(name=3)(X), r"name is text"),
         (lambda: Names(trainable="yes")(X), r"trainable is True or False"),
+        (lambda: started(np.ones), r"initializer of dense.kernel failed(.|\n)*\(shape, dtype, rng\) -> array"),
+        (lambda: started(lambda shape, dtype: 1), r"is called with a shape, a dtype and a source of random numbers"),
+        (lambda: started(lambda shape, dtype, rng: np.ones(3)), r"shape \(4, 3\)(.|\n)*shape \(3,\)(.|\n)*np.full\(shape"),
+        (lambda: started(lambda shape, dtype, rng: None), r"gives something else than its values"),
+        (lambda: crossed().predict(X), r"as wide in every batch(.|\n)*\(batch, batch\)"),
     ],
 )
 def test_mistakes_in_a_layer_of_ones_own_are_told(wrong: Callable[[], Any], says: str) -> None:

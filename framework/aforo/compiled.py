@@ -21,7 +21,7 @@ from .network import Network
 from .parameter import Parameter
 from .program import Program, Workspace
 from .settings import flag, strict, whole
-from .specs import BATCH, TIME, Shape, sizes_of, value_bytes, written
+from .specs import BATCH, TIME, Shape, sizes_of, value_bytes, varies, written
 
 if TYPE_CHECKING:
     from aforo_backends.contract import Backend
@@ -202,6 +202,15 @@ class Compiled(Network):
                             expected="shape (batch, …)",
                             received=written(y_pred.shape),
                             fix="a loss is no output: model.compile(loss=…)",
+                        )
+                    )
+                if any(varies(size, "batch") for size in y_pred.shape[1:]):
+                    raise InvalidValue(
+                        explain(
+                            "what a model predicts has a row for each sample, as wide in every batch.",
+                            expected="the batch as the first axis alone",
+                            received=written(y_pred.shape),
+                            fix="af.ops.mean(z @ z.T, -1): what compares samples with one another is summed up in the model",
                         )
                     )
             if kind == steps.PREDICTION:

@@ -361,6 +361,11 @@ class _Evaluation:
             ) from None
 
     @staticmethod
+    def kept(x: Tensor) -> tuple[Any, ...]:
+        """What makes a tensor of these numbers again."""
+        return tensor, (x.numpy(), x.dtype, x.device)
+
+    @staticmethod
     def to(x: Tensor, device: Any) -> Tensor:
         return tensor(x.numpy(), x.dtype, device)
 

@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from .errors import InvalidType, explain, unknown_name
+from .errors import InvalidType, InvalidValue, explain, unknown_name
+from .random import Stream
+from .settings import takes
+from .specs import written
 
 Array = np.ndarray[Any, Any]
 Initializer = Callable[[tuple[int, ...], str, "np.random.Generator"], Array]  # a name: numpy.random loads when it is used
@@ -118,3 +121,37 @@ def get(identifier: str | Initializer) -> Initializer:
             )
         )
     return identifier
+
+
+def drawn(draw: Initializer, shape: tuple[int, ...], dtype: str, stream: Stream, purpose: str, weight: str) -> Array:
+    """What a weight starts with. Raises for an initializer of the user's that gives something else than such an array."""
+    if not takes(draw, 3):
+        raise InvalidType(
+            explain(
+                f"the initializer of {weight} is called with a shape, a dtype and a source of random numbers.",
+                expected="a callable (shape, dtype, rng) -> array",
+                received=repr(draw),
+                fix="lambda shape, dtype, rng: rng.normal(size=shape)",
+            )
+        )
+    try:
+        values = np.asarray(draw(shape, dtype, stream.generator(purpose)))
+    except TypeError as error:
+        raise InvalidType(
+            explain(
+                f"the initializer of {weight} failed: {error}",
+                expected="a callable (shape, dtype, rng) -> array",
+                received=repr(draw),
+                fix="lambda shape, dtype, rng: rng.normal(size=shape)",
+            )
+        ) from error
+    if values.shape != shape or values.dtype.kind not in "fiub":
+        raise InvalidValue(
+            explain(
+                f"the initializer of {weight} gives something else than its values.",
+                expected=f"numbers of shape {written(shape)}",
+                received=f"{values.dtype} of shape {written(values.shape)}",
+                fix="lambda shape, dtype, rng: np.full(shape, 0.5)",
+            )
+        )
+    return values

@@ -5,8 +5,10 @@ A metric is a few sums over the samples, and what follows from them: so it is ex
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -89,8 +91,11 @@ def _mask(y_true: Tensor, y_pred: Tensor) -> Tensor:
 
 def top_k(k: int) -> Metric:
     """How often the right class is among the k with the highest scores."""
-    k = whole("k", k, 1)
+    return _top(whole("k", k, 1))
 
+
+@lru_cache(None)
+def _top(k: int) -> Metric:
     def hits(y_true: Tensor, y_pred: Tensor) -> Tensor:
         scores = _scores(y_pred)
         own = ops.sum(scores * _mask(y_true, y_pred), -1, keepdims=True)
@@ -134,6 +139,12 @@ recall = Metric("recall", _decisions, _ratio("true"))
 KNOWN = {"r2": r2, "precision": precision, "recall": recall, "top_5": top_k(5), "top_3": top_k(3)}
 
 
+def known(name: str) -> Metric | None:
+    """The metric of that name; top_k for any k."""
+    top = re.fullmatch(r"top_([1-9]\d*)", name)
+    return _top(int(top[1])) if top else KNOWN.get(name)
+
+
 def _accuracy(loss: losses.Loss, y_pred: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     """The accuracy that fits what the targets hold."""
     if loss.target == losses.CLASSES:
@@ -148,11 +159,13 @@ def check(identifiers: Any) -> list[Any]:
     if identifiers is None:
         return []
     given = list(identifiers) if isinstance(identifiers, (list, tuple)) else [identifiers]
-    known = [*_ACCURACY, *_PER_SAMPLE, *KNOWN, *losses.KNOWN]
+    offered = [*_ACCURACY, *_PER_SAMPLE, *KNOWN, *losses.KNOWN]
     for identifier in given:
         if isinstance(identifier, str):
-            if identifier.lower() not in known:
-                raise unknown_name("metric", identifier, known, fix="any callable will do: metrics=[lambda y_true, y_pred: …]")
+            if identifier.lower() not in offered and known(identifier.lower()) is None:
+                raise unknown_name(
+                    "metric", identifier, offered, fix="any callable will do: metrics=[lambda y_true, y_pred: …]"
+                )
         elif not callable(identifier) and not isinstance(identifier, Metric):
             raise InvalidType(
                 explain(
@@ -197,8 +210,9 @@ def get(identifier: Any, loss: losses.Loss, y_pred: Tensor) -> Metric:
     if not isinstance(identifier, str):
         return _per_sample(name, losses.custom(identifier, "metric").per_sample)
     key = identifier.lower()
-    if key in KNOWN:
-        return Metric(name, KNOWN[key].sums, KNOWN[key].result)
+    own = known(key)
+    if own is not None:
+        return Metric(name, own.sums, own.result)
     if key in _ACCURACY:
         return _per_sample(name, _accuracy(loss, y_pred))
     return _per_sample(name, _PER_SAMPLE[key] if key in _PER_SAMPLE else losses.KNOWN[key].per_sample)

@@ -74,11 +74,16 @@ class Optimizer:
             if variable.storage is not None:
                 device.write(variable, np.asarray(self._rate, variable.dtype), variable.device)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_variables"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._variables = WeakKeyDictionary()
+
     def twin(self) -> Optimizer:
         """An optimizer like this one, for another model: from then on, each has a learning rate of its own."""
-        made = copy(self)
-        made._variables = WeakKeyDictionary()
-        return made
+        return copy(self)
 
     def rate(self, dtype: str, step: Tensor, counter: Variable) -> Tensor:
         """The learning rate as a value of the graph, so that it can change without a new program."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from copy import deepcopy
 from math import prod
 from typing import Any
 
@@ -25,6 +26,12 @@ class Leaf(Tensor):
         super().__init__(
             PRIMITIVES["variable"], (), {"variable": variable}, variable.shape, variable.dtype, Place(variable.owner)
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.variable,)
+
+    def __deepcopy__(self, memo: Any) -> Leaf:
+        return type(self)(deepcopy(self.variable, memo))
 
     def used(self) -> Tensor:
         """In a model, the weight itself; in an expression, the value it has now, whatever is assigned to it later."""

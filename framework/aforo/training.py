@@ -157,7 +157,7 @@ def predict(model: Model, x: Any, batch_size: int, verbose: Any) -> Any:
         rows = len(columns[0][1])
         names, heads = model.output_names, model.outputs
         time = sequence_length(columns, model.steps)
-        results = [np.empty((rows, *at(head.shape[1:], {"time": time})), head.dtype) for head in heads]
+        results = [np.empty(at(head.shape, {"batch": rows, "time": time}), head.dtype) for head in heads]
         done = 0
         for stop, program in _run(model, Batches(columns, rows, time=time), PREDICTION, batch_size):
             for name, result in zip(names, results, strict=True):

@@ -54,6 +54,9 @@ class Primitive:
     flops: Callable[[Tensor], Size] = _one_per_value
     samples: tuple[Sample, ...] = ()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _of_name, (self.name,)
+
 
 PRIMITIVES: dict[str, Primitive] = {}
 
@@ -62,4 +65,8 @@ def primitive(name: str, **record: Any) -> Primitive:
     """Add a record to the table."""
     assert name not in PRIMITIVES, name
     PRIMITIVES[name] = Primitive(name, **record)
+    return PRIMITIVES[name]
+
+
+def _of_name(name: str) -> Primitive:
     return PRIMITIVES[name]

@@ -56,6 +56,7 @@ class Evaluation(Protocol):
     def device(self, x: Tensor) -> str: ...
     def to(self, x: Tensor, device: Any) -> Tensor: ...
     def export(self, x: Tensor) -> Any: ...
+    def kept(self, x: Tensor) -> tuple[Any, ...]: ...
 
 
 class Tensor:
@@ -306,6 +307,16 @@ class Tensor:
                 fix=f"af.ops.{name}" if known else "compose it from operators and af.ops functions",
             )
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle: its numbers. How it came about is told by what has no place elsewhere: a graph, and an order in it."""
+        if self.symbolic:
+            return super().__reduce_ex__(2)  # type: ignore[return-value]
+        return self.evaluation.kept(self)
+
+    def __deepcopy__(self, memo: Any) -> Tensor:
+        """Itself: it is never changed."""
+        return self
 
     def no_value(self) -> NoReturn:
         raise InvalidType(

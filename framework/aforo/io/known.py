@@ -29,13 +29,14 @@ _TABLES: dict[str, Mapping[str, Any]] = {
     "activation": activation.KNOWN,
     "initializer": initializers.KNOWN,
     "loss": losses.KNOWN,
-    "metric": metrics.KNOWN,
     "ops": {name: each for name, each in vars(ops).items() if callable(each) and not isinstance(each, type) and name[0] != "_"},
 }
 
 
 def name_of(thing: Any) -> str | None:
     """The name of a function, a loss, a metric or a class of Aforo's."""
+    if isinstance(thing, metrics.Metric):
+        return f"metric.{thing.name}" if metrics.known(thing.name) is thing else None
     for table, entries in _TABLES.items():
         for name, each in entries.items():
             if each is thing:
@@ -46,4 +47,9 @@ def name_of(thing: Any) -> str | None:
 def named(name: str) -> Any:
     """What has that name. Raises KeyError."""
     table, _, own = name.partition(".")
+    if table == "metric":
+        metric = metrics.known(own)
+        if metric is None:
+            raise KeyError(name)
+        return metric
     return _TABLES[table][own]

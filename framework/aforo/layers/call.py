@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import device as devices
 from ..errors import InvalidState, InvalidType, InvalidValue, explain, located, nearest
 from ..graph import Tensor, apply, current_layer, tracing, within
 from ..graph.place import is_tracing
 from ..graph.tensor import now
 from ..ops.operands import as_tensor
 from ..specs import BATCH, FLOATS, TIME, fits, written
-from .context import current
+from .context import Context, current
 
 if TYPE_CHECKING:
     from .layer import Layer
@@ -110,6 +111,14 @@ def arity_of(forward: Callable[..., Any]) -> tuple[float, float]:
         return 0, float("inf")
     names = _names(forward)
     return sum(takes[name].default is Parameter.empty for name in names), len(names)
+
+
+def apply_updates(context: Context, outputs: Sequence[Tensor]) -> None:
+    """After a call by hand, give the weights that it updates their new values, as a training step of a model would."""
+    if any(x.symbolic for x in outputs):
+        return
+    for variable, value in context.updates.items():
+        devices.write(variable, devices.check_values(variable, value.numpy()), variable.device or devices.CPU)
 
 
 def _as_input(x: Any, takes: str) -> Any:

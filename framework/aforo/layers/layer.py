@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,11 +12,12 @@ from .. import device as devices
 from .. import initializers
 from ..errors import InvalidState, InvalidType, InvalidValue, explain, nearest
 from ..graph import PARAMETERS, Tensor, Variable, current_layer
+from ..graph.place import is_tracing
 from ..parameter import Parameter
 from ..random import Stream, new_stream
 from ..settings import flag, refuse_options, strict, title
 from ..specs import Dim, Shape, as_sample, as_shape, written
-from .call import arity_of, building, with_named
+from .call import apply_updates, arity_of, building, flattened, with_named
 from .config import checked, plain, recorded
 from .context import Context, collecting, current
 
@@ -174,8 +176,11 @@ class Layer:
             inputs = with_named(self, inputs, named)
         if training is None:
             return self.forward(*inputs)
-        with collecting(Context(training=training)):
-            return self.forward(*inputs)
+        with collecting(Context(training=training)) as context:
+            out = self.forward(*inputs)
+        if not is_tracing():
+            apply_updates(context, flattened(out))
+        return out
 
     @property
     def training(self) -> bool:
@@ -207,13 +212,12 @@ class Layer:
                 )
             )
         name = title(name) or f"weight_{len(self._own)}"
-        draw, stream, dtype = initializers.get(initializer), self._stream, self.dtype
-
-        def initial() -> Any:
-            return draw(sizes, dtype, stream.generator(name))  # type: ignore[arg-type]
-
-        variable = Variable(name, sizes, dtype, PARAMETERS, initial, owner=self.name, trainable=flag("trainable", trainable))
-        variable.trainable = trainable and self._trainable
+        draw = initializers.get(initializer)
+        whole = tuple(map(int, sizes))
+        initial = partial(initializers.drawn, draw, whole, self.dtype, self._stream, name, f"{self.name}.{name}")
+        trained = flag("trainable", trainable)
+        variable = Variable(name, sizes, self.dtype, PARAMETERS, initial, owner=self.name, trainable=trained)
+        variable.trainable = trained and self._trainable
         weight = Parameter(variable)
         self._own.append(weight)
         return weight

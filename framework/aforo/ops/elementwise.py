@@ -66,7 +66,7 @@ def _unary(
         x = as_tensor(x)
         return whole(x) if whole is not None and x.dtype in INTEGERS else apply(op, real(x))
 
-    function.__name__ = name
+    function.__name__ = function.__qualname__ = name  # pickle finds it so
     function.__doc__ = doc
     return function
 
@@ -239,7 +239,7 @@ def _binary(
     def function(a: Any, b: Any) -> Tensor:
         return binary(name, a, b)
 
-    function.__name__ = name
+    function.__name__ = function.__qualname__ = name  # pickle finds it so
     function.__doc__ = doc
     return function
 

@@ -100,16 +100,32 @@ def _counted(x: Any) -> Tensor:
     return real(x) if x.dtype == "bool" else x
 
 
+def _factored(x: Tensor) -> tuple[Tensor, Tensor] | None:
+    """A product as a tensor and a number, if it is one."""
+    for value, factor in (x.inputs, x.inputs[::-1]):
+        number = scalar_source(factor)
+        if number is not None and value.dtype in FLOATS and number.dtype == value.dtype:
+            return value, number
+    return None
+
+
 @strict
 def sum(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
     """The sum over one axis, several, or all of them; of a mask, how often it is true, as float32."""
     x = _counted(x)
     axes = _axes(x, axis)
-    if x.folds("multiply") and len(axes) == x.ndim:  # a common factor leaves the sum: it is then applied to one value
-        for value, factor in (x.inputs, x.inputs[::-1]):
-            number = scalar_source(factor)
-            if number is not None and value.dtype in FLOATS and number.dtype == value.dtype:
-                return sum(value, axes, keepdims) * number
+    factors: list[Tensor] = []
+    while len(axes) == x.ndim and x.folds("multiply"):  # a common factor leaves the sum: it is then applied to one value
+        found = _factored(x)
+        if found is None:
+            break
+        x, factor = found
+        factors.append(factor)
+    if factors:
+        out = sum(x, axes, keepdims)
+        for factor in reversed(factors):
+            out = out * factor
+        return out
     if x.folds("sum") and axes:
         inner = x.attributes["axes"]
         outer = [i for i in range(x.inputs[0].ndim) if i not in inner]
