@@ -215,3 +215,110 @@ def test_a_subclass_is_answered_with_its_own_options() -> None:
     for typo, fix in (("windw", "window=3"), ("pacience", "patience=3")):
         with pytest.raises(af.Error, match=f"Patient has no option '{typo}'(.|\n)*fix: {fix}"):
             Patient(**{typo: 3})
+
+
+# --- advice that can be typed -----------------------------------------------------------------------------------------
+
+
+def fix_of(act: Any, says: str | None = None) -> str:
+    with pytest.raises(af.Error, match=says) as caught:
+        act()
+    return str(caught.value).rpartition("\n  fix: ")[2]
+
+
+def compiled(**options: Any) -> af.Sequential:
+    made = af.Sequential([af.Dense(2, input_shape=[4])])
+    made.compile("mse", **options)
+    return made
+
+
+def two_outputs() -> af.Model:
+    x = af.Input([4])
+    return af.Model(x, {"p": af.Dense(1, name="p")(x), "q": af.Dense(1, name="q")(x)})
+
+
+def test_samples_in_one_row_are_told_how_to_be_rows() -> None:
+    x = np.arange(8.0)
+    fix = fix_of(lambda: compiled().predict(x), r"expected: shape \(n, 4\)")
+    assert compiled().predict(eval(fix.partition(", if")[0])).shape == (2, 2)
+    assert "input_shape=[1]" in fix_of(lambda: compiled().predict(np.arange(7.0)))
+    sequences = af.Sequential([af.LSTM(2, input_shape=[None, 3])])
+    assert "input_shape=[1]" in fix_of(lambda: sequences.predict(np.arange(7.0)))
+    assert sequences.predict(eval(fix_of(lambda: sequences.predict(7.0)), {"np": np, "x": 7.0})).shape == (1, 2)
+
+
+def test_dicts_and_generators_where_an_array_is_due() -> None:
+    x, y = np.ones((3, 4)), np.ones((3, 2))
+    rows = iter(x)
+    fix = fix_of(lambda: compiled().predict(rows), "x is no array")
+    scope = {"np": np, "x": rows}
+    exec(fix, scope)
+    assert compiled().predict(scope["x"]).shape == (3, 2)
+    fix = fix_of(lambda: compiled().fit(x, {"a": y[:, 0], "b": y[:, 1]}, verbose=0), "a dict of a, b|no output named|y")
+    assert fix
+
+
+def test_a_loss_for_every_output_is_written_out() -> None:
+    fix = fix_of(lambda: two_outputs().compile(loss={"p": "mae"}), "no loss for q")
+    assert fix == 'loss={"p": "mae", "q": "mse"}'
+    two_outputs().compile(**eval(f"dict({fix})"))
+
+
+def test_targets_on_their_side_are_turned() -> None:
+    assert fix_of(lambda: compiled().fit(np.ones((5, 4)), np.ones((2, 5)), verbose=0)) == "y.T"
+
+
+def test_whole_numbers_that_an_input_cannot_hold_are_refused() -> None:
+    i = af.Input([1], dtype="int32")
+    net = af.Model(i, i * 2)
+    fix = fix_of(lambda: net.predict(np.array([[2**40]])), "int32 cannot(.|\n)*1099511627776")
+    assert "int64" in fix and net.predict(np.array([[2**30 - 1]]))[0, 0] == 2**31 - 2
+
+
+def test_a_table_of_utf_16_is_told_from_an_old_one(tmp_path: Any) -> None:
+    for encoding in ("utf-16", "latin-1"):
+        (tmp_path / "t.csv").write_bytes("é,y\n1,2\n3,4\n".encode(encoding))
+        fix = fix_of(lambda: af.datasets.load_csv(tmp_path / "t.csv", targets=["y"]))
+        assert fix.startswith(f'encoding="{encoding}"')
+        assert af.datasets.load_csv(tmp_path / "t.csv", targets=["y"], encoding=encoding)
+
+
+def test_a_shape_with_none_is_told_both_ways_to_mean_it() -> None:
+    fix = fix_of(lambda: af.Dense(4, input_shape=[None, 3]))
+    assert fix.startswith("input_shape=[3]; ") and "af.Sequential([af.Input([None, 3]), …])" in fix
+    made = af.Sequential([af.Input([None, 3]), af.Dense(4), af.LSTM(2)])
+    assert made.predict(np.ones((2, 5, 3))).shape == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("act", "says"),
+    [
+        (lambda: af.tensor([1.0]) % 2, "no % and no //"),
+        (lambda: 5.0 // af.tensor([1.0]), "no % and no //"),
+        (lambda: af.tensor([1.0]).__setitem__(0, 1.0), "not changed piece by piece"),
+        (lambda: af.ops.expand_dims(af.tensor([1.0, 2.0]), 5), "axis 5 does not exist(.|\n)*-2 to 1"),
+        (lambda: af.ops.squeeze(af.tensor([1.0])), "squeeze needs axis"),
+        (lambda: af.ops.concatenate([af.tensor([1.0])], dim=0), "concatenate has no option 'dim'"),
+        (lambda: af.ops.softmax(af.tensor([1.0]), dim=0), "softmax has no option 'dim'"),
+        (lambda: af.ops.gather(af.tensor([1.0]), [0], axis=0), "gather has no option 'axis'"),
+        (lambda: af.metrics.top_k(n=2), "top_k has no option 'n'"),
+        (lambda: compiled().summary(wide=True), "summary has no option 'wide'"),
+        (lambda: compiled().set_weights(None), "set_weights takes a list"),
+    ],
+)
+def test_what_is_not_there_is_said(act: Any, says: str) -> None:
+    with pytest.raises(af.Error, match=says):
+        act()
+
+
+def test_a_model_of_sequences_is_asked_for_its_length_as_the_caller_has_it() -> None:
+    net = af.Sequential([af.LSTM(2, input_shape=[None, 3])])
+    net.compile("mse")
+    assert fix_of(lambda: net.memory(4)) == fix_of(lambda: net.max_batch_size("1MB")) == "length=100"
+    assert fix_of(lambda: compiled().memory(4, length=3)) == "leave length out"
+
+
+def test_sizes_beyond_64_bits_are_counted() -> None:
+    found = af.memory.sweep(lambda: compiled(), [10**18])
+    assert found.total_bytes[0][0] == found.reports[0][0].total_bytes > 2**63
+    assert af.memory.sweep(lambda: compiled(), [32]).total_bytes.dtype == np.int64

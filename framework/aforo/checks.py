@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,12 @@ def as_array(data: Any, what: str) -> Array:
                 fix=f"print({in_code(what)}) before the call: the function that makes it may have forgotten to return it",
             )
         )
+    if isinstance(data, (Mapping, Iterator)):
+        name = in_code(what)
+        kind, fix = "a generator", f"{name} = np.array(list({name}))"
+        if isinstance(data, Mapping):
+            kind, fix = f"a dict of {', '.join(map(str, data))}", f"np.stack(list({name}.values()), axis=-1)"
+        raise InvalidType(explain(f"{what} is no array.", expected="numbers, one row for each sample", received=kind, fix=fix))
     if hasattr(data, "to_numpy"):
         data = data.to_numpy()
     try:
@@ -178,12 +185,16 @@ def as_inputs(data: Any, variable: Variable, what: str = "x") -> Array:
     array = as_array(data, what)
     sizes = ", ".join(map(str, array.shape[1:]))
     other = f"input_shape=[{sizes}] in the first layer, or af.Input([{sizes}]), for such samples"
-    check_rows(
-        array, variable.shape, what, other if sizes else f"np.full({written((1, *variable.shape[1:]))}, {in_code(what)})"
-    )
+    if not sizes:
+        one = written((1, *(10 if size == TIME else size for size in variable.shape[1:])))
+        rows = f"np.asarray({in_code(what)}).reshape(-1, {', '.join(str(n) for n in variable.shape[1:])})"
+        other = f"np.full({one}, {in_code(what)})" if not array.ndim else f"{rows}, if these are rows one after the other"
+        if array.ndim and (TIME in variable.shape or array.size % math.prod(map(int, variable.shape[1:]))):
+            other = f"{in_code(what)}[:, None] makes samples of one number, for a model of input_shape=[1]"
+    check_rows(array, variable.shape, what, other)
     check_finite(array, variable.dtype if variable.dtype in FLOATS else "float64", what)
     if variable.dtype in INTEGERS:
-        _check_whole(array, variable.limit, what)
+        _check_whole(array, variable.limit, variable.dtype, what)
         return as_whole(array, variable.dtype)
     return _as_bool(array, what) if variable.dtype == "bool" else array
 
@@ -206,8 +217,8 @@ def as_whole(array: Array, dtype: str) -> Array:
     return array.astype(dtype) if array.dtype.kind == "f" else array
 
 
-def _check_whole(array: Array, limit: int | None, what: str) -> None:
-    """Whole numbers, from 0 to below the limit if there is one."""
+def _check_whole(array: Array, limit: int | None, dtype: str, what: str) -> None:
+    """Whole numbers that the dtype holds, from 0 to below the limit if there is one."""
     name = in_code(what)
     if array.dtype.kind == "f" and (array != np.floor(array)).any():
         raise InvalidValue(
@@ -216,6 +227,18 @@ def _check_whole(array: Array, limit: int | None, what: str) -> None:
                 expected="e.g. word numbers",
                 received=array[array != np.floor(array)][0],
                 fix=f"np.round({name}).astype(int)",
+            )
+        )
+    held = np.iinfo(np.dtype(dtype))
+    if array.size and (int(array.min()) < held.min or int(array.max()) > held.max):
+        raise InvalidValue(
+            explain(
+                f"{what} holds numbers that {dtype} cannot.",
+                expected=f"from {held.min} to {held.max}",
+                received=f"from {int(array.min())} to {int(array.max())}",
+                fix='af.Input([…], dtype="int64")'
+                if dtype == "int32"
+                else f"np.asarray({name}, float), for an input of floats",
             )
         )
     if limit is not None and (array.min() < 0 or array.max() >= limit):
@@ -296,7 +319,9 @@ def _explain_targets(array: Array, shape: Shape, loss: Loss, head: Shape, what: 
                 f"{what} does not fit the head: its rows are {written(array.shape[1:])}, the head's are {written(shape[1:])}.",
                 expected=expected,
                 received=f"shape {written(array.shape)}",
-                fix=f"a head with {array.shape[-1]} units: af.Dense({array.shape[-1]})",
+                fix=f"{in_code(what)}.T"
+                if array.ndim == 2 and fits(array.shape[:1], shape[1:])
+                else f"a head with {array.shape[-1]} units: af.Dense({array.shape[-1]})",
             )
         )
 

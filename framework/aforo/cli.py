@@ -39,9 +39,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = options.run(options)
     except Error as error:
-        print(f"aforo: {error}", file=sys.stderr)
+        print(f"aforo: {_as_typed(str(error))}", file=sys.stderr)
         return BAD_INPUT
     return code
+
+
+def _as_typed(text: str) -> str:
+    """An explanation with options as a command has them."""
+    start, mark, fix = text.rpartition("\n  fix: ")
+    for option, typed in (
+        ("leave length out", "leave --length out"),
+        ("lengths=[100, 1000] without widths", "--length 100,1000 without --width, or one length with it"),
+        ("length=100", "--length 100"),
+    ):
+        if fix == option:
+            fix = typed
+    return start + mark + fix
 
 
 def _say(text: Any) -> None:

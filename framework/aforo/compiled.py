@@ -324,7 +324,7 @@ class Compiled(Network):
                     else f"model {self.name!r} has its own length.",
                     expected="length=None",
                     received=f"length={given}",
-                    fix="model.memory(batch_size)",
+                    fix="leave length out",
                 )
             )
         if given is None and timed:
@@ -333,7 +333,7 @@ class Compiled(Network):
                     f"model {self.name!r} reads sequences of any length.",
                     expected="the number of time steps to plan for",
                     received="length=None",
-                    fix="model.memory(batch_size, length=100)",
+                    fix="length=100",
                 )
             )
         return whole("length", given, 1) if given is not None else self.steps or 1

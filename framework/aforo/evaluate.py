@@ -73,6 +73,8 @@ def from_dlpack(array: Any) -> Leaf:
 
     array: an object with `__dlpack__`, e.g. of PyTorch, CuPy or JAX; float32, float64, int32, int64 or bool.
     """
+    if isinstance(array, Tensor):
+        return tensor(array.numpy(), array.dtype, array.device)
     if not hasattr(array, "__dlpack__") or not hasattr(array, "__dlpack_device__"):
         raise InvalidType(
             explain(

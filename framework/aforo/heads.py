@@ -62,7 +62,7 @@ def _for_each(outputs: Sequence[str], given: Any, what: str, *, shared: bool) ->
                 raise unknown_name("output", str(name), outputs)
         missing = [name for name in outputs if name not in given]
         if missing and what == "loss":
-            raise InvalidValue(explain(f"compile has no loss for {', '.join(missing)}.", fix=f'loss={{"{missing[0]}": "mse"}}'))
+            raise InvalidValue(explain(f"compile has no loss for {', '.join(missing)}.", fix=_losses(outputs, given)))
         return [given.get(name) for name in outputs]
     if isinstance(given, (list, tuple)):
         if len(given) != len(outputs):
@@ -85,6 +85,13 @@ def _for_each(outputs: Sequence[str], given: Any, what: str, *, shared: bool) ->
             fix=_example(what, outputs),
         )
     )
+
+
+def _losses(outputs: Sequence[str], given: Mapping[str, Any]) -> str:
+    """What was given, with a loss for each output that has none."""
+    losses = {name: given.get(name, "mse") for name in outputs}
+    each = [f'"{name}": ' + (f'"{loss}"' if isinstance(loss, str) else "…") for name, loss in losses.items()]
+    return "loss={" + ", ".join(each) + "}"
 
 
 def _example(what: str, outputs: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from . import losses, ops
 from .errors import InvalidType, InvalidValue, explain, unknown_name
 from .graph import STATE, Tensor, Variable, leaf
-from .settings import whole
+from .settings import strict, whole
 from .specs import INTEGERS
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ def _mask(y_true: Tensor, y_pred: Tensor) -> Tensor:
     return ops.one_hot(y_true, y_pred.shape[-1]) if y_true.dtype in INTEGERS else y_true > 0.5
 
 
+@strict
 def top_k(k: int) -> Metric:
     """How often the right class is among the k with the highest scores."""
     return _top(whole("k", k, 1))

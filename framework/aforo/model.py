@@ -339,6 +339,7 @@ class Model(Compiled):
 
         export(self, path)
 
+    @strict
     def summary(self) -> None:
         """Print the layers, their output shapes and parameters."""
         from .summary import print_summary

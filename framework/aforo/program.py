@@ -113,6 +113,9 @@ class Workspace:
             self.plans[kind] = [*(each for each in known if not plan.holds(each.sizes)), plan][-_KEPT_PROGRAMS:]
         if any(plan.sizes[name] != sizes[name] for name in ("batch", "time")):
             verify(plan, sizes)
+        if self._generation != Generation.current:  # what they run on may have been given up elsewhere
+            self.programs.clear()
+            self.active = None
         rooms = {variable: self._room(variable, plan) for variable in plan.variables}
         if any(grows(variable, room, self.device) for variable, room in rooms.items()):
             self.programs.clear()  # they hold on to the smaller memory

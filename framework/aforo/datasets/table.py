@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -105,7 +106,9 @@ def _opened(path: str | PathLike[str], encoding: str) -> Iterator[Any]:
             explain(
                 f"{fspath(path)} is not written in {encoding}.",
                 received=f"byte 0x{error.object[error.start]:02x} at {error.start}",
-                fix='encoding="latin-1", as older spreadsheets write',
+                fix='encoding="utf-16"'
+                if error.object[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+                else 'encoding="latin-1", as older spreadsheets write',
             )
         ) from None
 

@@ -195,6 +195,27 @@ class Tensor:
     def __getitem__(self, key: Any) -> Tensor:
         return self.operations.getitem(self, key)
 
+    def __setitem__(self, key: Any, value: Any) -> NoReturn:
+        raise InvalidType(
+            explain(
+                "a tensor is not changed piece by piece.",
+                expected="a new tensor, or new values for all of it",
+                received=f"t[{key!r}] = …",
+                fix="a = t.numpy(); a[…] = …; t = af.tensor(a), or w.assign(a); af.ops.where(mask, a, t) in a forward",
+            )
+        )
+
+    def _no_remainder(self, other: Any) -> NoReturn:
+        raise InvalidType(
+            explain(
+                "tensors have no % and no //.",
+                received="t % a or t // a",
+                fix="af.ops.floor(t / a), and t - a * af.ops.floor(t / a) for what is left",
+            )
+        )
+
+    __mod__ = __rmod__ = __floordiv__ = __rfloordiv__ = _no_remainder
+
     def __len__(self) -> int:
         if not self.shape:
             raise InvalidType(explain("a tensor without axes has no length."))

@@ -59,6 +59,16 @@ class Layer:
         self.is_named = name is not None  # by its user, or by the first model it was put into
         self._name = name or re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", type(self).__name__).lower()
         as_given = as_sample if self.reads_sequences else as_shape
+        if not self.reads_sequences and isinstance(input_shape, (list, tuple)) and None in input_shape:
+            sizes = [size for size in input_shape if size is not None]
+            raise InvalidType(
+                explain(
+                    f"input_shape of layer {self._name!r} must hold whole numbers, without the batch axis.",
+                    expected=f"input_shape={sizes}",
+                    received=repr(input_shape),
+                    fix=f"input_shape={sizes}; for sequences of any length, af.Sequential([af.Input({list(input_shape)}), …])",
+                )
+            )
         self.given_input_shape: Shape | None = None if input_shape is None else as_given(input_shape, "input_shape")
         self.dtype = "float32"
         self.built = False
@@ -277,6 +287,15 @@ class Layer:
     def set_weights(self, arrays: Sequence[Any]) -> None:
         """Give its weights new values. Nothing changes unless all of them fit."""
         weights = self.weights
+        if not isinstance(arrays, (list, tuple)):
+            raise InvalidType(
+                explain(
+                    "set_weights takes a list of arrays, one for each weight.",
+                    expected=f"a list of {len(weights)}",
+                    received=type(arrays).__name__,
+                    fix="arrays in the order of get_weights()",
+                )
+            )
         if len(arrays) != len(weights):
             raise InvalidValue(
                 explain(

@@ -49,8 +49,9 @@ class Sweep:
 
     @property
     def total_bytes(self) -> np.ndarray[Any, Any]:
-        """The bytes the steps own: a new int array of shape (len(batch_sizes), len(widths))."""
-        return np.array([[each.total_bytes for each in row] for row in self.reports], np.int64)
+        """The bytes the steps own: a new array of shape (len(batch_sizes), len(widths)), of int64 as far as that reaches."""
+        found = [[each.total_bytes for each in row] for row in self.reports]
+        return np.array(found, np.int64 if max(map(max, found)) <= np.iinfo(np.int64).max else object)
 
     @cached_property
     def formula(self) -> Formula:
@@ -164,7 +165,7 @@ def sweep(
                 "a table has batch sizes in its rows, and widths or lengths in its columns.",
                 expected="lengths alone, or widths and one length",
                 received=f"lengths={list(times)} and " + ("widths" if columns is not None else "length"),
-                fix="af.memory.sweep(build, batch_sizes, lengths=[100, 1000])",
+                fix="lengths=[100, 1000] without widths",
             )
         )
     limit = None if budget is None else as_bytes(budget, "budget")

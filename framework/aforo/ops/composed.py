@@ -8,12 +8,13 @@ from typing import Any, TypeVar
 
 from ..errors import InvalidType, explain
 from ..graph import Spelling, Tensor
+from ..settings import strict
 from ..specs import INTEGERS, Size
 from .elementwise import cast, equal, erf, exp, guard, log, maximum, minimum, sigmoid, sqrt, square
 from .leaves import iota
 from .operands import alike, as_tensor, real
 from .reduce import Axes, max, mean, sum
-from .shape import as_axis, concatenate, reshape, stop_gradient
+from .shape import as_axis, axis_of, concatenate, reshape, stop_gradient
 
 F = TypeVar("F", bound=Callable[..., Tensor])
 
@@ -50,6 +51,7 @@ def shifted(x: Tensor, axis: int = -1) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @spelled
+@strict
 def softmax(x: Tensor, axis: int = -1) -> Tensor:
     """eˣ / Σ eˣ along an axis."""
     _, e, total = shifted(x, axis)
@@ -57,6 +59,7 @@ def softmax(x: Tensor, axis: int = -1) -> Tensor:
 
 
 @spelled
+@strict
 def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
     """The logarithm of softmax, exact where softmax itself underflows."""
     z, _, total = shifted(x, axis)
@@ -64,12 +67,14 @@ def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
 
 
 @spelled
+@strict
 def leaky_relu(x: Tensor, slope: float = 0.2) -> Tensor:
     """x for x > 0, slope · x elsewhere."""
     return maximum(x, 0.0) + slope * minimum(x, 0.0)
 
 
 @spelled
+@strict
 def elu(x: Tensor, alpha: float = 1.0) -> Tensor:
     """x for x > 0, α (eˣ − 1) elsewhere (Clevert et al., 2016)."""
     return maximum(x, 0.0) + alpha * (exp(minimum(x, 0.0)) - 1.0)
@@ -87,29 +92,34 @@ def silu(x: Tensor) -> Tensor:
     return x * sigmoid(x)
 
 
+@strict
 def clip(x: Any, low: float, high: float) -> Tensor:
     """x within low and high, elementwise. Derivative 1 from above low up to high, 0 elsewhere."""
     return maximum(minimum(as_tensor(x), high), low)
 
 
+@strict
 def var(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
     """The variance (divided by n) over one axis, several, or all of them."""
     x = as_tensor(x)
     return mean(square(x - mean(x, axis, keepdims=True)), axis, keepdims)
 
 
+@strict
 def std(x: Any, axis: Axes = None, keepdims: bool = False) -> Tensor:
     """The standard deviation (divided by n) over one axis, several, or all of them."""
     return sqrt(var(x, axis, keepdims))
 
 
+@strict
 def expand_dims(x: Any, axis: int) -> Tensor:
     """x with an axis of size 1 put in at this place."""
     x = as_tensor(x)
-    place = axis + x.ndim + 1 if axis < 0 else axis
+    place = axis_of(x.ndim + 1, axis, x.shape)
     return reshape(x, (*x.shape[:place], 1, *x.shape[place:]))
 
 
+@strict
 def squeeze(x: Any, axis: int) -> Tensor:
     """x without this axis of size 1."""
     x = as_tensor(x)
@@ -117,11 +127,13 @@ def squeeze(x: Any, axis: int) -> Tensor:
     return reshape(x, (*x.shape[:place], *x.shape[place + 1 :]))
 
 
+@strict
 def stack(tensors: Sequence[Any], axis: int = 0) -> Tensor:
     """Tensors of one shape, side by side along a new axis; of the wider dtype, if they have two."""
     return concatenate([expand_dims(x, axis) for x in alike(tensors)], axis)
 
 
+@strict
 def one_hot(labels: Any, classes: Size) -> Tensor:
     """Class numbers (…) as masks (…, classes), bool."""
     labels = as_tensor(labels)

@@ -9,6 +9,7 @@ import numpy as np
 from ..errors import InvalidType, InvalidValue, explain
 from ..graph import Sample, Tensor, apply, primitive
 from ..graph.primitive import Spec
+from ..settings import strict
 from ..specs import INTEGERS, Dim, Size
 from .operands import as_tensor
 
@@ -59,6 +60,7 @@ primitive(
 )
 
 
+@strict
 def gather(x: Any, indices: Any) -> Tensor:
     """Rows of x: shape (*indices.shape, *x.shape[1:]). Indices are whole numbers from 0.
 

@@ -14,6 +14,7 @@ from typing import Any
 from ..errors import InvalidType, InvalidValue, explain
 from ..graph import Sample, Tensor, apply, current_layer, primitive
 from ..graph.primitive import Spec
+from ..settings import strict
 from ..specs import TIME, Dim, Layout, Shape, Size, count, strides, written
 from .operands import alike, as_tensor
 
@@ -189,17 +190,22 @@ def transpose(x: Any, axes: Sequence[int] | None = None) -> Tensor:
 
 def as_axis(x: Tensor, axis: Any) -> int:
     """An axis counted from the front. Raises if x does not have it."""
+    return axis_of(x.ndim, axis, x.shape)
+
+
+def axis_of(count: int, axis: Any, shape: Shape) -> int:
+    """One of so many axes, counted from the front. shape: of what it is asked."""
     if not hasattr(axis, "__index__"):
         raise InvalidType(explain("an axis must be a whole number.", received=axis))
-    if not -x.ndim <= int(axis) < x.ndim:
+    if not -count <= int(axis) < count:
         raise InvalidValue(
             explain(
                 f"axis {axis} does not exist.",
-                expected=f"-{x.ndim} to {x.ndim - 1}",
-                received=f"shape {written(x.shape)}",
+                expected=f"-{count} to {count - 1}" if count else "none",
+                received=f"shape {written(shape)}",
             )
         )
-    return int(axis) % x.ndim
+    return int(axis) % count
 
 
 # --- broadcast --------------------------------------------------------------------------------------------------------
@@ -425,6 +431,7 @@ primitive(
 )
 
 
+@strict
 def concatenate(tensors: Sequence[Any], axis: int = -1) -> Tensor:
     """Tensors one after the other along an axis they have in common; of the wider dtype, if they have two."""
     tensors = alike(tensors)
