@@ -74,6 +74,23 @@ def test_a_plan_of_batch_times_width(file: str, tmp_path: Path, capsys: pytest.C
     assert page.read_text().startswith("<!DOCTYPE html>")
 
 
+def test_options_that_are_missing_are_named_as_they_are_typed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "model.py"
+    path.write_text(
+        "import aforo as af\n\n\ndef rnn(width=4):\n    m = af.Sequential([af.GRU(width, input_shape=[None, 2])])\n"
+        "    m.compile('mse')\n    return m\n\n\ndef net(width=4):\n    m = af.Sequential([af.Dense(width, input_shape=[2])])\n"
+        "    m.compile('mse')\n    return m\n"
+    )
+    for options, fix in (
+        (["rnn", "--width", "8"], "--length 100"),
+        (["rnn", "--width", "8", "--length", "10,20"], "--length 100,1000 without --width, or one length with it"),
+        (["net", "--length", "10"], "leave --length out"),
+    ):
+        assert main(["plan", f"{path}:{options[0]}", *options[1:]]) == 2
+        assert capsys.readouterr().err.rstrip().endswith(f"fix: {fix}")
+    assert main(["plan", f"{path}:rnn", "--width", "8", "--length", "100"]) == 0
+
+
 def test_one_cell_prints_the_whole_report(file: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", f"{file}:build"]) == 0
     out = capsys.readouterr().out

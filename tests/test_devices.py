@@ -765,3 +765,16 @@ def test_weights_that_came_after_the_move_are_where_the_model_is(change: str, ad
     assert {weight.device for weight in model.weights} == {"simulated"}
     first = model.layers[0](af.tensor(np.ones((1, 3)), device="simulated")).numpy() if added else np.ones((1, 3))
     np.testing.assert_allclose(model.predict(np.ones((1, 3))), first @ values[0] + values[1], rtol=1e-5)
+
+
+@needs_compiler
+def test_a_look_that_has_no_room_leaves_the_model_able_to_take_its_steps(monkeypatch):
+    """A diagnosis shares the batch slots; where it gives up, the model's own programs let go of them, too."""
+    x, y = data()
+    model = network().to("simulated")
+    model.fit(x, y, batch_size=32, verbose=0)
+    gc.collect()
+    monkeypatch.setattr(driver(), "limit", driver().held + 300)
+    with pytest.raises(RuntimeError, match="no room"):
+        model.diagnose(x, y)
+    assert np.isfinite(model.train_on_batch(x[:32], y[:32])).all()

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from nets import assert_close
 from safetensors.numpy import load_file, save_file
+from test_devices import needs_compiler
 
 import aforo as af
 from aforo.io.archive import read
@@ -697,3 +698,33 @@ def test_copies_of_layers_and_tensors_have_memory_of_their_own(device: str) -> N
     again = copy.deepcopy(t)
     t.assign([5.0, 6.0])
     assert again.device == device and list(again.numpy()) == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("simulated", marks=needs_compiler)])
+@pytest.mark.parametrize("how", ["file", "deepcopy", "pickle"])
+def test_the_next_step_of_a_copy_goes_on_from_the_states_that_were_kept(how: str, device: str, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(3, 6, 4)).astype("float32")
+    inputs, back = af.Input([None, 4]), af.Feedback([2], initial_state="learnt")
+    out = af.Dense(2)(af.LSTM(5, return_sequences=True)(af.Concatenate()([inputs, back])))
+    back.connect(out)
+    model = af.Model(inputs, out).to(device)
+    expected = model.predict(x)
+    for t in range(3):
+        model.step(x[:, t])
+    model.save(tmp_path / "model.aforo")
+    copies = {
+        "file": lambda: af.load_model(tmp_path / "model.aforo"),
+        "deepcopy": lambda: copy.deepcopy(model),
+        "pickle": lambda: pickle.loads(pickle.dumps(model)),
+    }
+    again = copies[how]()
+    with pytest.raises(af.Error, match="keeps states for 3 sequences"):
+        again.step(x[:2, 3])
+    assert_close(again.step(x[:, 3:]), expected[:, 3:], 1e-5)
+    assert_close(model.step(x[:, 3:]), expected[:, 3:], 1e-5)
+    again.reset_states()
+    assert_close(again.step(x[:2, :2]), expected[:2, :2], 1e-5)
+    fresh = af.load_model(tmp_path / "model.aforo")
+    fresh.reset_states()
+    fresh.save(tmp_path / "fresh.aforo")
+    assert af.load_model(tmp_path / "fresh.aforo").stepped_rows is None

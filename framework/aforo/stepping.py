@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import device as devices
 from . import ops, steps
 from .checks import as_array, as_inputs, check_same_rows
 from .errors import InvalidState, InvalidValue, explain, unknown_name
@@ -16,7 +18,7 @@ from .loop import placeholder
 from .mixing import check_steps
 from .recurrence import Whole
 from .settings import title
-from .specs import TIME, at, replaced, varies, written
+from .specs import TIME, Layout, at, replaced, varies, written
 
 if TYPE_CHECKING:
     from .compiled import Compiled
@@ -176,8 +178,6 @@ def step(model: Model, x: Any) -> Any:
 
 def reset(model: Model, name: str | None) -> None:
     """Let the states of one layer or feedback, or of all, begin anew."""
-    from . import device as devices
-
     with model.lock:
         name = title(name)
         if name is not None and name not in model.states:
@@ -190,3 +190,28 @@ def reset(model: Model, name: str | None) -> None:
                 devices.write(own[0], np.asarray(False), own[0].device)
         if name is None:
             model.stepped_rows = None
+
+
+def kept(model: Compiled) -> dict[str, Array]:
+    """What the states are after the last step, by layer or feedback and number."""
+    sizes = {"batch": model.stepped_rows or 0}
+    found: dict[str, Array] = {}
+    for name, own in model.states.items():
+        for number, variable in enumerate(own):
+            if variable.storage is not None:
+                backend = variable.device.backend
+                view = devices.strided(Layout.dense(variable.shape), variable.dtype, sizes)
+                found[f"{name}/{number}"] = backend.copy_out(backend.view(variable.storage, view))
+    return found
+
+
+def go_on(model: Compiled, rows: int, values: Mapping[str, Array]) -> None:
+    """Let the next step of a model that has taken none go on from these states of so many sequences."""
+    model.step_graph()
+    model.stepped_rows = rows
+    for name, own in model.states.items():
+        for number, variable in enumerate(own):
+            value = values.get(f"{name}/{number}")
+            if value is not None:
+                devices.materialise(variable, {"batch": rows}, devices.CPU)
+                devices.fill(devices.CPU, variable.storage, variable.shape, variable.dtype, value, {"batch": rows})

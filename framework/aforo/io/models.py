@@ -16,6 +16,7 @@ from ..layers.layer import Layer
 from ..model import Model
 from ..settings import strict
 from ..specs import written
+from ..stepping import go_on, kept
 from .archive import Archive, Array, damaged, read, write
 from .describe import Writer, kind_of
 from .remake import Reader, check_custom
@@ -133,8 +134,10 @@ def packed(model: Model) -> tuple[dict[str, Any], dict[str, Array], dict[str, An
             "weights": list(weights),
             "training": training,
             "epochs_trained": model.epochs_trained,
+            "stepped_rows": model.stepped_rows,
         }
-        return config, {**weights, **slots, **writer.arrays}, writer.custom
+        states = {f"states/{key}": values for key, values in kept(model).items()} if model.stepped_rows is not None else {}
+        return config, {**weights, **slots, **states, **writer.arrays}, writer.custom
 
 
 def unpacked(config: dict[str, Any], arrays: dict[str, Array], custom: dict[str, Any], device: str, tf32: bool) -> Model:
@@ -206,6 +209,9 @@ def _loaded(archive: Archive, custom: Mapping[str, Any]) -> Model:
                     _write(kept, values)
         _write(model.step_counter, np.asarray(training["step"]))
     model.epochs_trained = config["epochs_trained"]
+    rows = config.get("stepped_rows")  # files of earlier versions say nothing of it
+    if rows is not None:
+        go_on(model, rows, {key.removeprefix("states/"): values for key, values in archive.arrays.items()})
     return model
 
 
