@@ -221,3 +221,18 @@ def test_streams_of_a_seed_of_their_own() -> None:
         inside = [new_stream(), new_stream()]
     after = new_stream()
     assert [(s.seed, s.turn) for s in (before, *inside, after)] == [(2, 0), (9, 0), (9, 1), (2, 1)]
+
+
+@needs_sklearn
+def test_optimizers_and_functions_travel_to_other_processes_and_options_have_names() -> None:
+    from sklearn.model_selection import GridSearchCV
+
+    from aforo.sklearn import Classifier
+
+    x, y = np.random.default_rng(0).normal(size=(60, 4)), np.arange(60) % 2
+    made = Classifier(optimizer=af.Adam(0.01), activation=af.ops.sin, epochs=2, random_state=0).fit(x, y)
+    assert np.array_equal(pickle.loads(pickle.dumps(made)).predict_proba(x), made.predict_proba(x))
+    search = GridSearchCV(Classifier(epochs=2, random_state=0), {"optimizer": [af.Adam(0.01), "sgd"]}, n_jobs=2, cv=2)
+    assert np.isfinite(search.fit(x, y).best_score_)
+    with pytest.raises(af.Error, match=r"Classifier has no option 'hiden'(.|\n)*fix: hidden=3"):
+        Classifier(hiden=3)

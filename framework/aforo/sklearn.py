@@ -17,7 +17,7 @@ from .graph import Tensor
 from .layers import Dense
 from .random import seeded
 from .sequential import Sequential
-from .settings import whole
+from .settings import strict, whole
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, MultiOutputMixin, RegressorMixin
@@ -48,6 +48,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
     loss_curve_: list[float]
     n_iter_: int
 
+    @strict
     def __init__(
         self,
         hidden: Any = (64,),
@@ -252,6 +253,7 @@ class Regressor(RegressorMixin, MultiOutputMixin, _Estimator):  # type: ignore[m
 
     n_outputs_: int
 
+    @strict
     def __init__(
         self,
         hidden: Any = (64,),

@@ -29,7 +29,8 @@ class Layer:
 
     A subclass declares its weights in `build(input_shape)` with `add_weight`, and uses them in `forward(x)`. `build` runs
     once, at the first call, when the sizes are known; `input_shape` includes the batch axis. Layers kept in attributes, or in
-    lists or dicts of them, are part of the layer.
+    lists and dicts there, are part of the layer. A forward with a parameter `training` is told whether it runs in a training
+    step; so is `self.training`.
     """
 
     takes: ClassVar[str] = "any"
