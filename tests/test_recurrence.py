@@ -11,7 +11,11 @@ import pytest
 from nets import ON_HOST, Array, array_bytes, assert_close, budget_between, differences, gradients, on_the_device, tracing
 
 import aforo as af
-from aforo.economy import Data
+from aforo.device import CPU
+from aforo.economy import Data, choose
+from aforo.plan import make_plan, owned_bytes
+from aforo.specs import sizes_of
+from aforo.steps import TRAINING
 from aforo_backends import simulated
 
 needs_compiler = pytest.mark.skipif(simulated.compiler() is None, reason="the simulated device needs a C++ compiler")
@@ -717,6 +721,39 @@ def test_a_budget_lets_loops_run_in_blocks(kind: str, uncollected: None) -> None
         for a, b in zip(model.get_weights(), plain.get_weights(), strict=True):
             assert_close(a, b, 1e-9)
     assert plan.micro_batch == 1
+
+
+def test_only_as_many_loops_run_in_blocks_as_the_budget_asks_for(uncollected: None) -> None:
+    x, y = data(6, 80, 3), data(6, 1, seed=1)
+
+    def make() -> af.Model:
+        af.set_seed(3)
+        layers = [af.LSTM(8, return_sequences=True, input_shape=[None, 3]), af.GRU(8, return_sequences=True), af.GRU(8)]
+        model = af.Sequential([*layers, af.Dense(1)], dtype="float64")
+        model.compile(loss="mse", optimizer="sgd")
+        return model
+
+    model, rows = make(), Data(6, time=80)
+
+    def taken(blocks: int) -> int:
+        graph = model.graph(TRAINING, blocks=blocks)
+        return sum(owned_bytes([make_plan(graph, CPU.profile, sizes_of(6, 80))]).values())
+
+    needed = [taken(blocks) for blocks in range(4)]
+    assert needed == sorted(needed, reverse=True) and len(set(needed)) == 4
+    found = [choose(model, 6, nbytes, CPU, data=rows) for nbytes in needed]
+    assert [choice.way.blocks for choice in found] == [0, 1, 2, 3]
+    assert [choice.total_bytes for choice in found] == needed
+    assert [choice.extra_flops for choice in found] == sorted(choice.extra_flops for choice in found)
+    assert [len(choice.recomputed) for choice in found] == [0, 1, 2, 3]
+    plain = make()
+    plain.fit(x, y, batch_size=6, epochs=2, verbose=0, shuffle=False)
+    held = af.memory.allocated("cpu")
+    again = make()
+    plan = again.fit(x, y, batch_size=6, epochs=2, verbose=0, shuffle=False, memory_budget=needed[1]).plan
+    assert af.memory.allocated("cpu") - held == plan.total_bytes - on_the_device(again.memory(6, length=80, rows=6))
+    for a, b in zip(again.get_weights(), plain.get_weights(), strict=True):
+        assert_close(a, b, 1e-10)
 
 
 def test_longer_sequences_to_validate_with_are_within_the_budget(uncollected: None) -> None:

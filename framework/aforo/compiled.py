@@ -48,6 +48,7 @@ class Compiled(Network):
         self._compiled: tuple[Any, Any, Any] | None = None
         self._workspace = Workspace(self._device)
         self._graphs: dict[str, Graph] = {}
+        self.loops = 0  # over time, in the graph that was traced last
         self._slots: dict[Variable, dict[str, Variable]] = {}
         self._sums: dict[Variable, Variable] = {}
         self._step = _counter()
@@ -162,13 +163,13 @@ class Compiled(Network):
             raise InvalidState(explain("the model is not compiled.", fix='model.compile(loss="mse", optimizer="sgd")'))
         return self.optimizer
 
-    def graph(self, kind: str, weighted: bool = False, blocks: bool = False) -> Graph:
+    def graph(self, kind: str, weighted: bool = False, blocks: int = 0) -> Graph:
         """The graph of a prediction, an evaluation, or a training step; with a weight for each sample or without.
 
-        blocks: loops over time keep their states every √time steps, and compute what is between again.
+        blocks: how many loops over time, the first ones, keep states every √time steps, and compute what is between again.
         """
         self._follow_changes()
-        key = kind + "+weights" * weighted + "+blocks" * blocks
+        key = kind + "+weights" * weighted + f"+{blocks} blocks" * bool(blocks)
         if key not in self._graphs:
             self.require_built()
             self._graphs[key] = self._trace(kind, weighted, blocks)
@@ -188,12 +189,13 @@ class Compiled(Network):
         return (*layers, 0, *(id(weight) for weight in self.trainable_weights))
 
     @uncollected
-    def _trace(self, kind: str, weighted: bool, blocks: bool) -> Graph:
+    def _trace(self, kind: str, weighted: bool, blocks: int) -> Graph:
         is_training = kind in (steps.TRAINING, *steps.PARTS)
         row = (lambda: leaf(self._row)) if kind == steps.NEXT else None
         context = Context(is_training, backward=is_training, step=lambda: leaf(self._step), row=row, blocks=blocks)
         with tracing(), collecting(context):
             predictions = self.replay([leaf(variable) for variable in self.inputs])
+            self.loops = context.loops
             for y_pred in predictions:
                 if not y_pred.shape or y_pred.shape[0] != BATCH:
                     raise InvalidValue(

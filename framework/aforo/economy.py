@@ -1,8 +1,8 @@
 """Training within a budget of memory: of the ways to run a step that fit, the one that takes least time.
 
 A batch may run in micro-batches, whose gradients are added up before one update; the forward values that a backward needs may
-be computed again instead of kept, those of loops over time in blocks of √time steps; or both. Each way is planned, and its
-plans say to the byte what it takes.
+be computed again instead of kept, those of loops over time, of the first few or of all, in blocks of √time steps; or both. Each
+way is planned, and its plans say to the byte what it takes.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Choice:
             pieces.append(f"{count} micro-batches of up to {self.micro_batch} rows for each batch of {self.batch_size}")
         if self.recomputed:
             some = ", ".join(self.recomputed[:3]) + f" and {len(self.recomputed) - 3} more" * (len(self.recomputed) > 3)
-            how = ", loops over time in blocks of √time steps" * self.way.blocks
+            how = ", loops over time in blocks of √time steps" * bool(self.way.blocks)
             pieces.append(f"activations of {some} computed again for the backward{how}")
         what += "; ".join(pieces) or f"the whole batch of {self.batch_size} rows fits"
         what += f"; planned {bytes_written(self.total_bytes)} ({self.total_bytes:,} B), {self.extra_flops:.1%} extra FLOPs"
@@ -139,13 +139,13 @@ class _Search:
         plain = Way()
         if self.fits(plain):
             return self.choice(plain)
-        found = [way for blocks in self.blocks for way in self.ways(blocks)]
+        found = [way for blocks in sorted({0, self.blocks}) for way in self.ways(blocks)]
         if not found:
             self.refuse()
         return self.choice(min(found, key=self.work))
 
-    def ways(self, blocks: bool) -> Iterator[Way]:
-        """Ways that fit, loops over time in blocks or not."""
+    def ways(self, blocks: int) -> Iterator[Way]:
+        """Ways that fit, with so many loops over time in blocks."""
         whole = Way(self.batch, blocks=blocks, time=self.data.time)
         if blocks and self.fits(whole):
             yield whole
@@ -162,10 +162,23 @@ class _Search:
             tried += 1
 
     @cached_property
-    def blocks(self) -> tuple[bool, ...]:
-        """Whether loops over time may run in blocks, where that is another graph."""
-        plain, other = (self.model.graph(TRAINING, self.weighted, blocks) for blocks in (False, True))
-        return (False,) if len(plain.nodes) == len(other.nodes) else (False, True)
+    def loops(self) -> int:
+        """How many loops over time may run in blocks; none where that is no other graph."""
+        plain = self.model.graph(TRAINING, self.weighted)
+        count = self.model.loops
+        return count if count and len(self.model.graph(TRAINING, self.weighted, count).nodes) != len(plain.nodes) else 0
+
+    @cached_property
+    def blocks(self) -> int:
+        """The fewest loops over time in blocks with which whole batches fit, or all of them."""
+        low, high = 0, self.loops
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self.fits(Way(self.batch, blocks=middle, time=self.data.time)):
+                high = middle
+            else:
+                low = middle
+        return high
 
     @cached_property
     def undivided(self) -> tuple[str, ...]:
@@ -229,14 +242,14 @@ class _Search:
     def refuse(self) -> NoReturn:
         pieces = self.batch > 1 and not self.undivided
         ends = []
-        for blocks in self.blocks:
+        for blocks in sorted({0, self.loops}):
             for rows in (0, 1) if pieces else (0,):
                 graph = self.model.graph(NEXT if rows else TRAINING, self.weighted, blocks)
                 way = Way(self.batch, rows, blocks=blocks, time=self.data.time)
                 ends += [way, replace(way, kept=least_bytes(graph, sizes_of(rows or self.batch, self.data.time)))]
         needed, way = min(((self._owned(way, self.kinds(way)), way) for way in [Way(), *ends]), key=lambda each: each[0])
         how = ["micro-batches of one row"] * bool(way.rows)
-        how += ["activations computed again"] * (way.kept is not None) + ["loops over time in blocks"] * way.blocks
+        how += ["activations computed again"] * (way.kept is not None) + ["loops over time in blocks"] * bool(way.blocks)
         names = " and ".join(map(repr, self.undivided))
         why = f" Micro-batches would train something else: {names} is no mean over the samples of a batch." if names else ""
         raise InvalidValue(

@@ -34,20 +34,20 @@ class Way:
     batch   rows of the largest batch
     rows    rows of a micro-batch; 0: none, a batch is one piece
     kept    bytes that the forward values kept for the backward may take, others being computed again; None: all are kept
-    blocks  loops over time keep their states every √time steps, and compute what is between again
+    blocks  how many loops over time, the first ones, keep their states every √time steps, and compute what is between again
     time    steps of its sequences
     """
 
     batch: int = 0
     rows: int = 0
     kept: int | None = None
-    blocks: bool = False
+    blocks: int = 0
     time: int = 1
 
-    def graph(self, traced: Callable[[bool], Graph], kind: str) -> Graph:
-        """The graph of a kind as it runs this way. traced(blocks): as it is traced, its loops over time in blocks or not."""
+    def graph(self, traced: Callable[[int], Graph], kind: str) -> Graph:
+        """The graph of a kind as it runs this way. traced(blocks): as it is traced, with so many loops over time in blocks."""
         if kind not in (TRAINING, FIRST, NEXT):
-            return traced(False)
+            return traced(0)
         graph = traced(self.blocks)
         return graph if self.kept is None else recomputed(graph, self.kept, sizes_of(self.rows or self.batch, self.time))
 

@@ -290,7 +290,8 @@ def building(forward: Callable[..., Any]) -> Callable[..., Any]:
             except RecursionError:
                 raise InvalidState(_endless(current_layer())) from None
             outputs = _check_outputs(self, out)
-            _check_parts(self, [each for each, _ in built])
+            if is_first:
+                _check_parts(self, [each for each, _ in built])
         if outer or is_tracing() or not any(x.symbolic for x in outputs):
             return out
         # A layer that gives back something older than this call gives a value of its own: models follow these.

@@ -22,7 +22,8 @@ class Context:
     updates    new values of variables that are not trained, such as moving averages
     penalties  numbers that are added to the loss
     draws      how often each layer has drawn random numbers in this step
-    blocks     whether loops over time keep their states every √time steps only
+    blocks     how many loops over time, the first ones, keep their states every √time steps only
+    loops      how many there were so far
     carrier    who carries states from one time step to the next, where that is not a loop of a layer's own
     """
 
@@ -33,7 +34,8 @@ class Context:
     updates: dict[Variable, Tensor] = field(default_factory=dict)
     penalties: list[Tensor] = field(default_factory=list)
     draws: dict[int, int] = field(default_factory=dict)
-    blocks: bool = False
+    blocks: int = 0
+    loops: int = 0
     carrier: Carrier | None = None
 
 

@@ -24,8 +24,11 @@ class Steps:
     def __init__(self, length: Size, *, reverse: bool = False, cut: int = 0, recompute: bool = False) -> None:
         outer = current().carrier
         check_cut(outer, cut)
-        again = (recompute or current().blocks) and current().training  # nothing goes back through a prediction
-        cut = cut if current().backward else 0
+        context = current()
+        context.loops += outer is None
+        # Nothing goes back through a prediction.
+        again = context.training and (recompute or context.loops <= context.blocks)
+        cut = cut if context.backward else 0
         self.builder = Builder(length, reverse=reverse, cut=cut, recompute=again) if outer is None else None
         self.carrier: Carrier = self.builder or outer  # type: ignore[assignment]
         self.states: list[Tensor] = []
