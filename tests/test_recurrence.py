@@ -733,7 +733,7 @@ def test_only_as_many_loops_run_in_blocks_as_the_budget_asks_for(uncollected: No
         model.compile(loss="mse", optimizer="sgd")
         return model
 
-    model, rows = make(), Data(6, time=80)
+    model, rows = make(), Data(time=80)
 
     def taken(blocks: int) -> int:
         graph = model.graph(TRAINING, blocks=blocks)
