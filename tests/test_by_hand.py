@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import tracemalloc
 from typing import Any
@@ -200,3 +201,42 @@ def test_a_long_chain_of_factors_leaves_a_sum() -> None:
     for _ in range(3000):
         t = t * 0.999
     assert af.ops.mean(t).numpy() == pytest.approx(x.numpy().mean() * 0.999**3000, rel=1e-10)
+
+
+def test_gradients_of_probabilities_through_whatever_is_made_of_the_loss() -> None:
+    """Factors, sums, a target that is the prediction, and a loss within another's logits; against differences."""
+    z = af.tensor(np.random.default_rng(1).normal(size=(4, 3)), "float64")
+    labels = np.array([0, 1, 2, 1])
+    at = np.arange(4), labels
+    ce, soft = af.losses.sparse_categorical_crossentropy, af.ops.softmax
+
+    def entropy(q: Any) -> Any:
+        return -np.log(q[at]).mean()
+
+    def nested(q: Any) -> Any:
+        e = np.exp(z.numpy() * entropy(q))
+        return entropy(e / e.sum(1, keepdims=True)) + q.sum()
+
+    cases: list[tuple[Any, Any]] = [
+        (lambda p: 2.0 * ce(labels, p), lambda q: 2 * entropy(q)),
+        (lambda p: 2.0 * ce(labels, p) + af.ops.sum(p * p), lambda q: 2 * entropy(q) + (q * q).sum()),
+        (lambda p: af.ops.sum(ce(labels, p)) / 3.0, lambda q: entropy(q) / 3),
+        (lambda p: af.losses.categorical_crossentropy(p, p), lambda q: -(q * np.log(q)).sum(1).mean()),
+        (lambda p: ce(labels, soft(z * ce(labels, p))) + af.ops.sum(p), nested),
+    ]
+    for of, written in cases:
+        p = soft(z)
+        q, slope = p.numpy(), np.zeros((4, 3))
+        for place in np.ndindex(4, 3):
+            d = np.zeros((4, 3))
+            d[place] = 1e-6
+            slope[place] = (written(q + d) - written(q - d)) / 2e-6
+        np.testing.assert_allclose(af.grad(of(p), p).numpy(), slope, rtol=1e-6, atol=1e-8)
+
+
+def test_copies_of_tensors_are_the_tensors() -> None:
+    t = af.tensor([1.0, 2.0])
+    for copied in (copy.copy(t * t), copy.deepcopy(t * t)):
+        assert np.array_equal(af.grad(af.ops.sum(copied), t).numpy(), [2.0, 4.0])
+    h = af.Dense(3)(af.Input([4]))
+    assert copy.copy(h) is h

@@ -278,6 +278,12 @@ def test_evaluating_in_a_callback_changes_nothing_that_fit_reports() -> None:
     assert plain == other
 
 
+def test_evaluating_before_the_first_batch_adds_nothing_to_the_figures() -> None:
+    plain, other = line(), line()
+    called = callbacks.LambdaCallback(on_train_batch_begin=lambda batch, logs: other.evaluate(X, Y) and None)
+    assert run(plain) == run(other, called)
+
+
 def test_other_weights_in_a_callback_are_not_those_of_fit() -> None:
     """Weights for time steps, where fit has some for samples."""
     rng = np.random.default_rng(0)

@@ -347,3 +347,42 @@ def test_a_frozen_model_has_nothing_to_train() -> None:
     model = stack(Dense(8, "relu"), Dense(1))
     model.trainable = False
     assert [each.what for each in model.diagnose(X, Y)] == ["nothing to train"]
+
+
+# --- advice that works when it is typed -------------------------------------------------------------------------------
+
+
+def advice(found: Any, problem: str) -> str:
+    return str(next(each for each in found if each.what == problem).advice)
+
+
+def test_columns_that_never_change_are_scaled_and_left_out_as_advised() -> None:
+    rng = np.random.default_rng(0)
+    x = np.c_[rng.normal(size=(200, 5)) * 300, np.full(200, 0.1), np.zeros(200)]
+    model = af.Sequential([Dense(8, "relu", input_shape=[7]), Dense(1)])
+    model.compile("mse", "adam")
+    found = model.diagnose(x, x[:, :1] / 300)
+    scaled = eval(advice(found, "unscaled inputs").partition(", or")[0], {"x": x})
+    assert np.isfinite(scaled).all() and scaled[:, :5].std() == pytest.approx(1, rel=1e-3)
+    kept = eval(advice(found, "constant features").partition(": ")[2], {"x": x, "abs": abs})
+    assert kept.shape == (200, 5)
+
+
+def test_heads_side_by_side_are_not_compared() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 5))
+    inputs = af.Input([5])
+    h = Dense(8, "relu")(inputs)
+    heads = {"marks": Dense(1, name="marks")(h), "passed": Dense(1, "sigmoid", name="passed")(h)}
+    model = af.Model(inputs, heads)
+    model.compile({"marks": "mse", "passed": "binary_crossentropy"}, "adam", loss_weights={"marks": 1, "passed": 1e-3})
+    found = model.diagnose(x, {"marks": x[:, :1], "passed": (x[:, :1] > 0) * 1})
+    assert not [each for each in found if "gradients" in each.what]
+
+
+@pytest.mark.parametrize("rate", [0.0, 1e-12])
+def test_a_rate_with_which_nothing_moves_is_found(rate: float) -> None:
+    x, y = af.datasets.load_diabetes()
+    model = af.Sequential([Dense(4, "relu"), Dense(1)])
+    model.compile("mse", af.SGD(rate))
+    assert advice(model.diagnose(x, y), "learning rate far too small") == "learning_rate=0.01"

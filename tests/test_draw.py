@@ -407,3 +407,14 @@ def test_mistakes_are_explained_before_anything_is_written(tmp_path: Path) -> No
         (tmp_path / name).mkdir()
         with pytest.raises(af.Error, match=rf"written to a file(.|\n)*{name}, a folder(.|\n)*model\.draw\("):
             model.draw(tmp_path / name)
+
+
+def test_a_model_that_diverged_is_drawn_with_its_numbers(tmp_path: Any) -> None:
+    x, y = af.datasets.load_diabetes(standardized=False)
+    model = af.Sequential([af.Dense(4), af.Dense(1)])
+    model.compile("mse", "sgd")
+    model.fit(x, y, epochs=5, verbose=0)
+    assert not np.isfinite(model.get_weights()[0]).all()
+    for notation in ("layers", "values", "neurons"):
+        model.draw(tmp_path / "n.svg", scale="numbers", notation=notation, x=x)
+        assert "nan" in (tmp_path / "n.svg").read_text()

@@ -294,6 +294,15 @@ def test_what_models_are_made_of_can_be_pickled() -> None:
     drawn = af.Dense(3, input_shape=[6])
     af.Sequential([drawn])  # it has weights, whose values nobody has asked for yet
     assert np.array_equal(pickle.loads(pickle.dumps(drawn)).kernel.numpy(), drawn.kernel.numpy())
+    sequences = af.tensor(np.stack([X[:4]] * 3, 1))
+    for kind in (af.LSTM, af.GRU, af.SimpleRNN):
+        used, declared = kind(3), kind(3)
+        expected = used(sequences).numpy()
+        af.Sequential([af.Input([None, 6]), declared])
+        for again in (copy.deepcopy, lambda thing: pickle.loads(pickle.dumps(thing))):
+            assert np.array_equal(again(used)(sequences).numpy(), expected)
+            assert np.array_equal(again(used.weights[2]).numpy(), used.weights[2].numpy())
+            assert np.array_equal(again(declared).bias.numpy(), declared.bias.numpy())
     product = pickle.loads(pickle.dumps(x * 2.0))
     assert np.array_equal(product.numpy(), 2 * X) and copy.deepcopy(x * 2.0).numpy().shape == X.shape
     adam = pickle.loads(pickle.dumps(af.Adam(0.25, clipnorm=1.0)))
@@ -722,6 +731,8 @@ def test_the_next_step_of_a_copy_goes_on_from_the_states_that_were_kept(how: str
         again.step(x[:2, 3])
     assert_close(again.step(x[:, 3:]), expected[:, 3:], 1e-5)
     assert_close(model.step(x[:, 3:]), expected[:, 3:], 1e-5)
+    model.layers[0].name = "renamed"
+    assert_close(copy.deepcopy(model).step(x[:, :1]), model.step(x[:, :1]), 1e-6)
     again.reset_states()
     assert_close(again.step(x[:2, :2]), expected[:2, :2], 1e-5)
     fresh = af.load_model(tmp_path / "model.aforo")

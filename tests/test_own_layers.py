@@ -41,6 +41,67 @@ def test_layers_in_containers_however_deep_are_trained_counted_and_saved(tmp_pat
     assert np.array_equal(again.predict(X), model.predict(X))
 
 
+class Child(af.Layer):
+    def __init__(self, parent: Any) -> None:
+        super().__init__()
+        self.parent = parent
+
+    def forward(self, x: Any) -> Any:
+        return x * 2
+
+
+class Parent(af.Layer):
+    """Its child knows it; and it has a list that holds itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.child, self.dense = Child(self), af.Dense(4)
+        self.all: list[Any] = [self.dense]
+        self.all.append(self.all)
+
+    def forward(self, x: Any) -> Any:
+        return self.child(self.dense(x))
+
+
+def test_layers_that_know_one_another_are_counted_once() -> None:
+    model = af.Sequential([af.Input([4]), Parent(), af.Dense(2)])
+    assert model.count_params() == 4 * 4 + 4 + 4 * 2 + 2
+    model.layers[0].trainable = False
+    assert len(model.trainable_weights) == 2
+
+
+class Grows(af.Layer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bag: list[Any] = []
+
+    def build(self, input_shape: Any) -> None:
+        self.bag += [af.Dense(4), af.Dense(4)]
+
+    def forward(self, x: Any) -> Any:
+        for layer in self.bag:
+            x = layer(x)
+        return af.ops.reshape(x, (8, 2, 2))
+
+
+def test_layers_from_a_build_in_vain_are_gone() -> None:
+    layer = Grows()
+    with pytest.raises(af.Error):
+        layer(X[:3])
+    layer(X[:8])
+    assert len(layer.bag) == 2
+
+
+def test_a_layer_that_was_exchanged_is_seen() -> None:
+    model = af.Sequential([af.Input([4]), SaysNothing(af.Dense(4)), af.Dense(1)])
+    model.compile("mse")
+    model.fit(X, Y, verbose=0)
+    before = model.predict(X)
+    model.layers[0].inner = af.Dense(4)
+    assert not np.allclose(model.predict(X), before) and len(model.weights) == 4
+    model.fit(X, Y, verbose=0)
+
+
 # --- what a forward is given ------------------------------------------------------------------------------------------
 
 
@@ -75,6 +136,65 @@ def test_a_forward_with_training_is_told(kind: Callable[[], Any]) -> None:
 def test_training_may_stand_anywhere_among_the_inputs() -> None:
     assert np.array_equal(ToldFirst()(X, X, training=True).numpy(), X * 0)
     assert np.array_equal(ToldFirst()(X, X).numpy(), X + X)
+
+
+class ToldAmong(af.Layer):
+    def forward(self, a: Any, training: Any = None, b: Any = None) -> Any:
+        return (a if b is None else a + b) * (2.0 if training else 1.0)
+
+
+class ToldAmongToo(ToldAmong):
+    def forward(self, a: Any, training: Any = None, b: Any = None) -> Any:
+        return super().forward(a, training)
+
+
+def test_training_that_is_handed_on_by_its_place_is_no_input() -> None:
+    assert np.array_equal(ToldAmong()(X, training=True).numpy(), 2 * X)
+    assert np.array_equal(ToldAmongToo()(X, training=True).numpy(), 2 * X)
+    assert np.array_equal(ToldAmong()(X, b=None).numpy(), X), "None is what is left out"
+    assert np.array_equal(ToldAmong()(X, X, training=True).numpy(), 4 * X)
+
+
+class HandsOn(af.Layer):
+    def __init__(self, inner: Any) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Any, training: bool = False) -> Any:
+        return self.inner(x, training=training)
+
+
+class SaysNothing(HandsOn):
+    def forward(self, x: Any) -> Any:  # type: ignore[override]
+        return self.inner(x)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: af.BatchNormalization(),
+        lambda: af.Dropout(0.5),
+        lambda: af.Dense(4, kernel_regularizer="l2"),
+        lambda: af.Sequential([af.Dense(4), af.BatchNormalization()]),
+    ],
+)
+def test_a_layer_that_hands_training_on_is_part_of_the_step(make: Callable[[], Any]) -> None:
+    """Its updates, penalties and masks are those of the step, as without a word."""
+    found = []
+    for outer in (SaysNothing, HandsOn):
+        af.set_seed(3)
+        model = af.Sequential([af.Input([4]), outer(make()), af.Dense(1)])
+        model.compile("mse", af.SGD(0.05))
+        losses = [model.train_on_batch(X, Y) for _ in range(3)]
+        found.append([*losses, *(array.tolist() for array in model.get_weights()), model.evaluate(X, Y)])
+    assert found[0] == found[1]
+
+
+def test_a_recurrent_layer_that_is_told_runs_step_by_step_too() -> None:
+    model = af.Sequential([af.Input([None, 4]), HandsOn(af.GRU(3, return_sequences=True))])
+    x = np.stack([X[:3]] * 5, 1)
+    expected = model.predict(x)
+    assert_close(np.stack([model.step(x[:, t]) for t in range(5)], 1), expected, 1e-6)
 
 
 class Scaled(af.Layer):
@@ -142,6 +262,23 @@ class BuildsFromTwo(af.Layer):
         return a + b
 
 
+class ByNameOnly(af.Layer):
+    def forward(self, x: Any, *, scale: float = 2.0) -> Any:
+        return x * scale
+
+
+class BuildsFromNothing(af.Layer):
+    def build(self) -> None:  # type: ignore[override]
+        """Takes no shape."""
+
+    def forward(self, x: Any) -> Any:
+        return x
+
+
+def named_as_inside() -> Any:
+    return type("Named", (af.Layer,), {"identity": lambda self, x: x, "__module__": "mine"})
+
+
 class Hides(af.Layer):
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -182,6 +319,10 @@ def crossed() -> af.Sequential:
         (lambda: Scaled()(X, scal=1.0), r"no input 'scal'(.|\n)*fix: scale=…"),
         (lambda: af.LSTM(3)(np.ones((2, 5, 3)), masks=1), r"no input 'masks'(.|\n)*initial_state(.|\n)*fix: mask=…"),
         (lambda: af.Dense(3)(X, foo=1), r"no input 'foo'(.|\n)*fix: layer\(x\)"),
+        (lambda: af.Dense(2)(X, x=X), r"is given 'x' twice"),
+        (lambda: ByNameOnly()(X, scale=3.0), r"takes 'scale' by name only(.|\n)*forward\(self, x, scale\)"),
+        (lambda: BuildsFromNothing()(X), r"takes one argument(.|\n)*def build\(self, input_shape\)"),
+        (named_as_inside, r"'identity' is something that every layer has(.|\n)*own_identity"),
         (lambda: Hides("snapshot"), r"'snapshot' is something that every layer has(.|\n)*self.own_snapshot"),
         (lambda: Hides("weights"), "'weights' is something that every layer has"),
         (lambda: Hides("arity"), "'arity' is something that every layer has"),

@@ -1,6 +1,7 @@
 """Tables in text files: types, missing values, text as numbers, and mistakes named with their line."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,7 +45,7 @@ def test_text_targets_become_class_numbers_or_one_hot_rows(table):
 def test_text_inputs_become_columns_of_zeros_and_ones(table):
     path = table("colour,n,y\nred,1,0\nblue,2,1\n")
     assert load(path, "y", one_hot=True, columns=["colour", "n"])[0].tolist() == [[0, 1, 1], [1, 0, 2]]
-    with pytest.raises(af.Error, match=r"column 'colour' holds text(.|\n)*line 2(.|\n)*one_hot=True"):
+    with pytest.raises(af.Error, match=r"column 'colour' holds text(.|\n)*line 2(.|\n)*one_hot="):
         load(path, "y")
 
 
@@ -143,3 +144,57 @@ def test_decimal_commas_are_recognised_in_the_fix(table):
     with pytest.raises(af.Error, match='fix: load_csv\\(…, decimal=","\\)'):
         load(path, "y")
     assert load(path, "y", decimal=",")[0].tolist() == [[2.5], [-3.25]]
+
+
+# --- awkward files ----------------------------------------------------------------------------------------------------
+
+
+def saved(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+HOUSES = "district,metres,price\nNorth,50,{}\nSouth,80,{}\nNorth,62,130\nEast,45,70\n"
+
+
+def test_a_price_stays_a_number_where_text_is_mapped(tmp_path: Path) -> None:
+    path = saved(tmp_path / "t.csv", HOUSES.format(101.5, 180.25))
+    x, y = af.datasets.load_csv(path, targets="price", one_hot=True)
+    assert x.shape == (4, 4) and np.array_equal(y[:, 0], np.float32([101.5, 180.25, 130, 70])) and y.shape == (4, 1)
+    path = saved(tmp_path / "t.csv", HOUSES.format(101, 180))
+    assert af.datasets.load_csv(path, targets="price", one_hot=True)[1].shape == (4, 4), "whole numbers may be classes"
+    x, y = af.datasets.load_csv(path, targets="price", one_hot=["district"])
+    assert x.shape == (4, 4) and y.shape == (4, 1)
+    with pytest.raises(af.Error, match="no column named 'distric'"):
+        af.datasets.load_csv(path, targets="price", one_hot=["distric"])
+
+
+@pytest.mark.parametrize("delimiter", ["::", "", "\n", 3])
+def test_a_delimiter_is_one_character(tmp_path: Path, delimiter: Any) -> None:
+    with pytest.raises(af.Error, match="a delimiter is one character"):
+        af.datasets.load_csv(saved(tmp_path / "t.csv", "a,y\n1,2\n"), targets="y", delimiter=delimiter)
+
+
+def test_lines_that_end_with_a_delimiter_have_no_column_more(tmp_path: Path) -> None:
+    for text in ("a,y,\n1,2,\n3,4,\n", "a,y,\n1,2\n3,4\n"):
+        x, y = af.datasets.load_csv(saved(tmp_path / "t.csv", text), targets="y")
+        assert x.tolist() == [[1], [3]] and y.tolist() == [[2], [4]]
+    with pytest.raises(af.Error):
+        af.datasets.load_csv(saved(tmp_path / "t.csv", "a,y,\n1,2,5\n3,4,\n"), targets="y")
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "says"),
+    [
+        ("a,y\n1,0\n2,1\n3,\n", {"one_hot": True, "missing": "mean"}, r"class in column 'y' is missing in line 4(.|\n)*drop"),
+        ("a;y\n1.234,5;2,5\n2.000,0;3\n", {"decimal": ","}, r"without separators of thousands: 1234,5"),
+        ('a,y\n"1,234.5",2\n3,4\n', {}, r"without separators of thousands: 1234.5"),
+        ("a;y\n1,5;2\n2;3\n", {}, r'fix: load_csv\(…, decimal=","\)'),
+        ('a,y\n"1,2\n' + "3,4\n" * 60_000, {}, r"is no table(.|\n)*not closed"),
+        ("a,y\n1e39,2\n3,4\n", {}, r"'a' holds a number in line 2 that float32 cannot(.|\n)*1e39"),
+        ("a,y\n1,2\n3,inf\n", {}, r"'y' holds a number in line 3 that float32 cannot(.|\n)*inf"),
+    ],
+)
+def test_awkward_cells_are_told(tmp_path: Path, text: str, options: dict[str, Any], says: str) -> None:
+    with pytest.raises(af.Error, match=says):
+        af.datasets.load_csv(saved(tmp_path / "t.csv", text), targets="y", **options)

@@ -8,6 +8,7 @@ beyond those of the plain step; and the time of a step, interleaved with the pla
 
 from __future__ import annotations
 
+from functools import partial
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -38,7 +39,10 @@ def plans(model: af.Sequential, way: Way) -> list[tuple[Plan, int]]:
     """The plans of a step, and how often each runs."""
     sizes = {"batch": way.rows or BATCH, "whole batch": BATCH}
     kinds = {FIRST: 1, NEXT: BATCH // way.rows - 1, UPDATING: 1} if way.rows else {TRAINING: 1}
-    return [(make_plan(way.graph(model.graph(kind), kind), CPU.profile, sizes), times) for kind, times in kinds.items()]
+    return [
+        (make_plan(way.graph(partial(model.graph, kind, False), kind), CPU.profile, sizes), times)
+        for kind, times in kinds.items()
+    ]
 
 
 def main() -> None:

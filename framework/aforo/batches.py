@@ -74,7 +74,7 @@ def prepare(
         else:
             shape, dtype = head.loss.target_spec(y_pred)
             _check_steps(model, columns, shape, as_array(data, name), name)
-            values = as_targets(data, shape, dtype, head.loss, y_pred.shape, name)
+            values = as_targets(data, shape, dtype, head.loss, y_pred.shape, rows, name)
         check_same_rows(columns[0][1], values, columns[0][0].name if len(columns) > 1 else prefix + "x", name)
         targets.append((head, shape, dtype, values))
     expected = [(Variable(head.name or "y", shape, dtype, BATCH_ROLE), values) for head, shape, dtype, values in targets]

@@ -252,7 +252,7 @@ def _check_whole(array: Array, limit: int | None, dtype: str, what: str) -> None
         )
 
 
-def as_targets(data: Any, shape: Shape, dtype: str, loss: Loss, head: Shape, what: str = "y") -> Array:
+def as_targets(data: Any, shape: Shape, dtype: str, loss: Loss, head: Shape, rows: int, what: str = "y") -> Array:
     """Targets that fit the loss and the head. Raises with the loss or the encoding that would."""
     array = as_array(data, what)
     if loss.target == CLASSES:
@@ -260,7 +260,7 @@ def as_targets(data: Any, shape: Shape, dtype: str, loss: Loss, head: Shape, wha
     if array.ndim == len(shape) - 1 and shape[-1] == 1:
         array = array[..., None]
     if not fits(array.shape[1:], shape[1:]) and len(array):
-        _explain_targets(array, shape, loss, head, what)
+        _explain_targets(array, shape, loss, head, rows, what)
     check_rows(array, shape, what, "a head of one unit: af.Dense(1)")
     check_finite(array, dtype, what)
     if "categorical" in loss.name and array.min() < 0:
@@ -291,7 +291,7 @@ def as_targets(data: Any, shape: Shape, dtype: str, loss: Loss, head: Shape, wha
     return array
 
 
-def _explain_targets(array: Array, shape: Shape, loss: Loss, head: Shape, what: str) -> None:
+def _explain_targets(array: Array, shape: Shape, loss: Loss, head: Shape, rows: int, what: str) -> None:
     expected = f"shape (n, {', '.join(map(str, shape[1:]))})"
     labels = array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1)
     whole = array.dtype.kind in "iub" or (array.dtype.kind == "f" and bool((array == np.floor(array)).all()))
@@ -320,7 +320,7 @@ def _explain_targets(array: Array, shape: Shape, loss: Loss, head: Shape, what: 
                 expected=expected,
                 received=f"shape {written(array.shape)}",
                 fix=f"{in_code(what)}.T"
-                if array.ndim == 2 and fits(array.shape[:1], shape[1:])
+                if array.ndim == 2 and fits(array.shape[:1], shape[1:]) and array.shape[1] == rows
                 else f"a head with {array.shape[-1]} units: af.Dense({array.shape[-1]})",
             )
         )

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+
 from . import device as devices
 from . import optimizers, steps
 from .collector import uncollected
@@ -123,14 +125,15 @@ class Compiled(Network):
         if not self.fitting:
             yield
             return
-        kept = [variable for total in self.totals.values() for variable in total.variables.values() if variable.storage]
-        values = [devices.read(variable) for variable in kept]
+        totals = [variable for total in self.totals.values() for variable in total.variables.values()]
+        values = [devices.read(variable) if variable.storage is not None else np.zeros(variable.shape) for variable in totals]
         targets, weight = [head.target for head in self.heads], self.sample_weight
         try:
             yield
         finally:
-            for variable, value in zip(kept, values, strict=True):
-                devices.write(variable, value, variable.device or self._device)
+            for variable, value in zip(totals, values, strict=True):
+                if variable.storage is not None:
+                    devices.write(variable, value, variable.device)
             if (targets, weight) != ([head.target for head in self.heads], self.sample_weight):
                 for head, target in zip(self.heads, targets, strict=True):
                     head.target = target
@@ -195,7 +198,7 @@ class Compiled(Network):
         context = Context(is_training, backward=is_training, step=lambda: leaf(self._step), row=row, blocks=blocks)
         with tracing(), collecting(context):
             predictions = self.replay([leaf(variable) for variable in self.inputs])
-            self.loops = context.loops
+            self.loops = len(context.loops)
             for y_pred in predictions:
                 if not y_pred.shape or y_pred.shape[0] != BATCH:
                     raise InvalidValue(

@@ -12,7 +12,7 @@ import aforo_backends
 from aforo_backends.contract import Backend, Profile, Storage, View
 
 from .errors import InvalidState, InvalidType, InvalidValue, explain, unknown_name
-from .graph import TENSOR, Variable
+from .graph import PARAMETERS, TENSOR, Variable
 from .specs import DTYPES, FLOATS, Dim, Layout, Shape, at, value_bytes, written
 
 Array = np.ndarray[Any, Any]
@@ -213,8 +213,10 @@ _KEPT = ("name", "shape", "dtype", "role", "initial", "owner", "trainable", "tra
 
 def _reduced(variable: Variable) -> tuple[Any, ...]:
     """For copy and pickle: what it is, and its value by way of the host, if it has one of its own."""
-    holds = variable.storage is not None and not any(isinstance(size, Dim) for size in variable.shape)
-    return _again, ({name: getattr(variable, name) for name in _KEPT}, read(variable) if holds else None, variable.device)
+    drawn = variable.storage is not None or (variable.role == PARAMETERS and variable.initial is not None)
+    holds = drawn and not any(isinstance(size, Dim) for size in variable.shape)
+    kept = {name: None if holds and name == "initial" else getattr(variable, name) for name in _KEPT}
+    return _again, (kept, read(variable) if holds else None, variable.device)
 
 
 def _again(kept: dict[str, Any], values: Array | None, home: Device | None) -> Variable:

@@ -295,23 +295,38 @@ def grad(of: Tensor, wrt: Tensor | Sequence[Tensor]) -> Any:
 
 def _gradients(of: Tensor, wanted: Sequence[Tensor]) -> list[Tensor]:
     """Also of probabilities, where a loss was computed from what is behind them."""
+    nodes = _spelled([of], min((w.serial for w in wanted), default=0))
     behind: set[int] = set()
-    for node in ancestors([of], min((w.serial for w in wanted), default=0)):
-        if node.spelling is not None and node.spelling.plainly is not None:
-            behind |= {id(x) for x in ancestors(node.spelling.inputs)} - {id(x) for x in ancestors([node])}
+    for node in nodes:
+        if node.spelling is not None and node.spelling.source is not None:
+            behind |= {id(x) for x in ancestors(node.spelling.inputs[-1:])} - {id(x) for x in ancestors([node.spelling.source])}
     if not any(id(w) in behind for w in wanted):
         return gradient(of, wanted)
-    plain = _written_out(of)
+    plain = _written_out(of, nodes)
     return [gradient(plain if id(w) in behind else of, [w])[0] for w in wanted]
 
 
-def _written_out(of: Tensor) -> Tensor:
+def _spelled(wanted: Sequence[Tensor], since: float) -> list[Tensor]:
+    """What these are made of, and what that is spelled with where that is plainer; nothing that is older."""
+    found: dict[int, Tensor] = {}
+    stack = list(wanted)
+    while stack:
+        node = stack.pop()
+        if id(node) not in found and node.serial >= since:
+            found[id(node)] = node
+            stack += node.inputs
+            if node.spelling is not None and node.spelling.plainly is not None:
+                stack += node.spelling.inputs
+    return sorted(found.values(), key=lambda node: node.serial)
+
+
+def _written_out(of: Tensor, nodes: Sequence[Tensor]) -> Tensor:
     """The same value, in which what has a plainer way to be computed from what it is spelled with is computed that way."""
     now: dict[int, Tensor] = {}
-    for node in ancestors([of]):
+    for node in nodes:
         inputs = tuple(now.get(id(x), x) for x in node.inputs)
         if node.spelling is not None and node.spelling.plainly is not None:
-            now[id(node)] = node.spelling.plainly(*node.spelling.inputs)
+            now[id(node)] = node.spelling.plainly(*(now.get(id(x), x) for x in node.spelling.inputs))
         elif any(a is not b for a, b in zip(inputs, node.inputs, strict=True)):
             now[id(node)] = Tensor(node.primitive, inputs, node.attributes, node.shape, node.dtype, node.place, node.spelling)
     return now.get(id(of), of)

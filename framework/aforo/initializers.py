@@ -145,7 +145,7 @@ def drawn(draw: Initializer, shape: tuple[int, ...], dtype: str, stream: Stream,
                 fix="lambda shape, dtype, rng: rng.normal(size=shape)",
             )
         ) from error
-    if values.shape != shape or values.dtype.kind not in "fiub":
+    if values.shape not in ((), shape) or values.dtype.kind not in "fiub":
         raise InvalidValue(
             explain(
                 f"the initializer of {weight} gives something else than its values.",

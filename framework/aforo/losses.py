@@ -43,8 +43,9 @@ class Loss:
         y_true = ops.cast(y_true, y_pred.dtype) if self.target == VALUES else self._classes(y_true, y_pred)
         self.check(y_true, y_pred)
         loss = ops.mean(self.per_sample(y_true, y_pred))
-        if not loss.symbolic and any(logits_of(y_pred, function) is not None for function in ("softmax", "sigmoid")):
-            loss.spelling = Spelling(self.name, (y_true, y_pred), self._plainly)
+        source = next((z for z in (logits_of(y_pred, name) for name in ("softmax", "sigmoid")) if z is not None), None)
+        if source is not None and not loss.symbolic:
+            loss.spelling = Spelling(self.name, (y_true, y_pred), self._plainly, source)
         return loss
 
     def _plainly(self, y_true: Tensor, y_pred: Tensor) -> Tensor:

@@ -375,5 +375,5 @@ def _simple(call: Call) -> bool:
 def report(folded: Sequence[Folded]) -> str:
     """What was folded, as text."""
     if not folded:
-        return "nothing to fold: an activation, or a value that is read twice, stands between any two linear layers"
+        return "nothing to fold: no two linear layers of this model stand in a row that would take fewer weights as one"
     return "\n".join(map(str, folded))

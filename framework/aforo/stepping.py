@@ -193,15 +193,15 @@ def reset(model: Model, name: str | None) -> None:
 
 
 def kept(model: Compiled) -> dict[str, Array]:
-    """What the states are after the last step, by layer or feedback and number."""
+    """What the states are after the last step, by the place of the layer or the feedback, and number."""
     sizes = {"batch": model.stepped_rows or 0}
     found: dict[str, Array] = {}
-    for name, own in model.states.items():
+    for place, own in enumerate(model.states.values()):
         for number, variable in enumerate(own):
             if variable.storage is not None:
                 backend = variable.device.backend
                 view = devices.strided(Layout.dense(variable.shape), variable.dtype, sizes)
-                found[f"{name}/{number}"] = backend.copy_out(backend.view(variable.storage, view))
+                found[f"{place}/{number}"] = backend.copy_out(backend.view(variable.storage, view))
     return found
 
 
@@ -209,9 +209,9 @@ def go_on(model: Compiled, rows: int, values: Mapping[str, Array]) -> None:
     """Let the next step of a model that has taken none go on from these states of so many sequences."""
     model.step_graph()
     model.stepped_rows = rows
-    for name, own in model.states.items():
+    for place, own in enumerate(model.states.values()):
         for number, variable in enumerate(own):
-            value = values.get(f"{name}/{number}")
+            value = values.get(f"{place}/{number}")
             if value is not None:
                 devices.materialise(variable, {"batch": rows}, devices.CPU)
                 devices.fill(devices.CPU, variable.storage, variable.shape, variable.dtype, value, {"batch": rows})

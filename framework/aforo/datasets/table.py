@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike, fspath
@@ -22,7 +23,7 @@ _MISSING = {"", "na", "n/a", "nan", "null", "none", "?"}
 def load_csv(
     path: str | PathLike[str],
     targets: str | Sequence[str],
-    one_hot: bool = False,
+    one_hot: bool | Sequence[str] = False,
     *,
     columns: Sequence[str] | None = None,
     missing: str = "error",
@@ -34,7 +35,8 @@ def load_csv(
 
     targets: the column or columns to predict; all others are x, unless `columns` names those. Columns of text become one
     column of 0 and 1 for each of their values, in alphabetical order, with `one_hot=True`; without it a single target of
-    text becomes class numbers, (n,) int64, and text in x is refused. `one_hot` also maps a single target of whole numbers.
+    text becomes class numbers, (n,) int64, and text in x is refused. `one_hot=True` also maps a single target of whole numbers;
+    names of columns map these and no others.
     missing: "error", "drop" the row, or "mean" of the column for numbers. delimiter: found in the first line unless given.
     """
     wanted = _names("targets", targets)
@@ -50,32 +52,49 @@ def load_csv(
         raise unknown_name("way to treat missing values", missing, ("error", "drop", "mean"))
 
     used = {name: names.index(name) for name in [*features, *wanted]}
+    mapped = _names("one_hot", one_hot) if not isinstance(one_hot, bool) else []
+    for name in mapped:
+        if name not in used:
+            raise unknown_name("column", name, used)
+    if missing == "mean" and len(wanted) == 1 and (one_hot is True or wanted[0] in mapped):
+        for number, cells in lines:
+            if _is_missing(cells[used[wanted[0]]]):
+                raise InvalidValue(
+                    explain(f"the class in column {wanted[0]!r} is missing in line {number}.", fix='missing="drop"')
+                )
     if missing == "drop":
         lines = [line for line in lines if not any(_is_missing(line[1][i]) for i in used.values())]
         if not lines:
             raise InvalidValue(explain(f"every row of {fspath(path)} lacks a value.", fix='missing="mean"'))
     read = {name: _column(name, [(number, cells[i]) for number, cells in lines], missing, decimal) for name, i in used.items()}
 
-    text = [name for name in features if read[name].dtype.kind == "U"]
-    if text and not one_hot:
+    text = [name for name in features if read[name].dtype.kind == "U" and one_hot is not True and name not in mapped]
+    if text:
         number, cells = lines[0]
-        codes = "load_csv(…, one_hot=True) makes a column of 0 and 1 for each value"
+        cell = cells[used[text[0]]]
+        codes = f"load_csv(…, one_hot={text}) makes a column of 0 and 1 for each value"
         raise InvalidType(
             explain(
                 f"column {text[0]!r} holds text.",
                 expected="numbers",
-                received=f"{cells[used[text[0]]]!r} in line {number}",
-                fix='load_csv(…, decimal=",")' if _is_fraction(cells[used[text[0]]]) else codes,
+                received=f"{cell!r} in line {number}",
+                fix=_separators(cell, decimal) or codes,
             )
         )
-    x = np.concatenate([_encoded(read[name]) for name in features], axis=1)
+
+    def encoded(name: str) -> Array:
+        """Numbers as one column; text, and what is to be mapped, as one for each value."""
+        values = read[name]
+        return _one_hot(values) if name in mapped or values.dtype.kind == "U" else values.astype(np.float32)[:, None]
+
+    x = np.concatenate([encoded(name) for name in features], axis=1)
     if len(wanted) == 1:
-        (target,) = (read[name] for name in wanted)
-        if target.dtype.kind == "U" and not one_hot:
+        target = read[wanted[0]]
+        if target.dtype.kind == "U" and one_hot is not True and wanted[0] not in mapped:
             return x, np.unique(target, return_inverse=True)[1].astype(np.int64)
-        if one_hot:
+        if one_hot is True and (target.dtype.kind == "U" or (target == np.floor(target)).all()):
             return x, _one_hot(target)
-    return x, np.concatenate([_encoded(read[name]) for name in wanted], axis=1)
+    return x, np.concatenate([encoded(name) for name in wanted], axis=1)
 
 
 def _names(what: str, given: Any) -> list[str]:
@@ -99,6 +118,10 @@ def _opened(path: str | PathLike[str], encoding: str) -> Iterator[Any]:
         reason = error.strerror if isinstance(error, OSError) else "a path is text"
         text = explain(f"this table cannot be read: {reason}.", received=repr(path), fix="print(os.listdir())")
         raise InvalidValue(text) from None
+    except csv.Error as error:
+        raise InvalidValue(
+            explain(f"{fspath(path)} is no table: {error}.", fix="look for a quotation mark that is not closed")
+        ) from None
     except LookupError:
         raise InvalidValue(explain("this encoding is not known.", received=repr(encoding), fix='encoding="utf-8"')) from None
     except UnicodeDecodeError as error:
@@ -119,9 +142,14 @@ def _read(path: str | PathLike[str], delimiter: str | None, encoding: str) -> tu
         first = file.readline()
         if delimiter is None:
             delimiter = max(",;\t|", key=first.count)
+        if not isinstance(delimiter, str) or len(delimiter) != 1 or delimiter in '"\r\n':
+            raise InvalidValue(explain("a delimiter is one character.", received=repr(delimiter), fix='delimiter=";"'))
         names = [name.strip() for name in next(csv.reader([first], delimiter=delimiter), [])]
         reader = csv.reader(file, delimiter=delimiter)
         lines = [(reader.line_num + 1, [cell.strip() for cell in row]) for row in reader if any(cell.strip() for cell in row)]
+    if names and not names[-1] and all(len(cells) <= len(names) and not any(cells[len(names) - 1 :]) for _, cells in lines):
+        names = names[:-1]  # spreadsheets end lines with a delimiter
+        lines = [(number, cells[: len(names)]) for number, cells in lines]
     if not names or not any(names):
         raise InvalidValue(explain(f"{fspath(path)} has no line of column names.", expected="e.g. study,age,mark"))
     repeated = [name for name in names if names.count(name) > 1]
@@ -142,10 +170,14 @@ def _read(path: str | PathLike[str], delimiter: str | None, encoding: str) -> tu
     return names, lines
 
 
-def _is_fraction(cell: str) -> bool:
-    """Whether it is a number with a decimal comma."""
+def _separators(cell: str, decimal: str) -> str:
+    """What to do about a number that is written with other separators than a point; nothing, if it is none."""
     whole, comma, rest = cell.partition(",")
-    return bool(comma) and whole.lstrip("+-").isdigit() and rest.isdigit()
+    if decimal != "," and comma and whole.lstrip("+-").isdigit() and rest.isdigit():
+        return 'load_csv(…, decimal=",")'
+    if re.fullmatch(r"[+-]?\d{1,3}([.,'’ ]\d{3})+([.,]\d+)?", cell):
+        return f"numbers without separators of thousands: {re.sub(r'[.,’ ](?=[0-9]{3})', '', cell)}"
+    return ""
 
 
 def _is_missing(cell: str) -> bool:
@@ -181,7 +213,7 @@ def _column(name: str, cells: Sequence[tuple[int, str]], missing: str, decimal: 
                 f"column {name!r} holds numbers, but not in line {wrong[0][0]}.",
                 expected="a number",
                 received=repr(wrong[0][1]),
-                fix='decimal="," if that is how the file writes fractions; or correct the line',
+                fix=_separators(wrong[0][1], decimal) or "correct the line",
             )
         )
     if wrong:
@@ -193,14 +225,20 @@ def _column(name: str, cells: Sequence[tuple[int, str]], missing: str, decimal: 
     values = np.array(numbers)
     if not known:
         raise InvalidValue(explain(f"column {name!r} is empty.", fix=f"leave {name!r} out with columns=[…]"))
+    large = np.flatnonzero(np.abs(values) > np.finfo(np.float32).max)
+    if len(large):
+        number, cell = cells[large[0]]
+        raise InvalidValue(
+            explain(
+                f"column {name!r} holds a number in line {number} that float32 cannot.",
+                expected="finite numbers up to 3.4e38",
+                received=cell,
+                fix="correct the line, or take it out",
+            )
+        )
     return np.where(np.isnan(values), np.nanmean(values), values)
 
 
 def _one_hot(values: Array) -> Array:
     kinds, which = np.unique(values, return_inverse=True)
     return np.eye(len(kinds), dtype=np.float32)[which]
-
-
-def _encoded(values: Array) -> Array:
-    """Numbers as one column, text as one for each of its values."""
-    return _one_hot(values) if values.dtype.kind == "U" else values.astype(np.float32)[:, None]

@@ -42,7 +42,7 @@ def of_inputs(plan: Outline, name: str, value: int, values: Array) -> Iterator[F
         yield Finding(
             name, "constant features", float(len(which)),
             f"{len(which)} of {columns} features never change, e.g. column {which[0]}",
-            f"leave them out: {name}[:, {name}.std(axis=0) > 0]",
+            f"leave them out: {name}[:, {name}.std(axis=0) > 1e-6 * abs({name}).max(axis=0)]",
         )  # fmt: skip
     twins = _twins(table, constant)
     if twins is not None:
@@ -52,7 +52,7 @@ def of_inputs(plan: Outline, name: str, value: int, values: Array) -> Iterator[F
         )  # fmt: skip
     varying = spread[~constant]
     worst = int(size.argmax())
-    advice = f"({name} - {name}.mean(axis=0)) / {name}.std(axis=0), or af.BatchNormalization() as the first layer"
+    advice = f"({name} - {name}.mean(axis=0)) / ({name}.std(axis=0) + 1e-7), or af.BatchNormalization() as the first layer"
     if size[worst] > LARGE_INPUT:
         yield Finding(
             name, "unscaled inputs", float(size[worst]), f"column {worst} has a root mean square of {size[worst]:.4g}", advice
@@ -119,7 +119,7 @@ def of_targets(found: Probe, number: int, name: str, layer: str, values: Array) 
     elif size > LARGE_TARGET:
         yield Finding(
             name, "targets of a large scale", size, f"the root mean square of {name} is {size:.4g}; a new net predicts about 1",
-            f"({name} - {name}.mean(axis=0)) / {name}.std(axis=0), and the inverse of what predict gives",
+            f"({name} - {name}.mean(axis=0)) / ({name}.std(axis=0) + 1e-7), and the inverse of what predict gives",
         )  # fmt: skip
 
 

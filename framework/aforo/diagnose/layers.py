@@ -81,7 +81,7 @@ def of_structure(plan: Outline) -> Iterator[Finding]:
         yield Finding(
             step.name, "no activation between layers", 2.0,
             f"{step.name} and {after.name} are linear one after the other: together they are one regression",
-            f'activation="relu" in {step.name}; or model.simplify()',
+            f'activation="relu" in {step.name}; model.simplify() folds those that one model has in a row',
         )  # fmt: skip
     for step in plan.steps:
         if step.kind == "Dropout" and float(step.function.removeprefix("dropout ")) > _MUCH_DROPOUT:
@@ -141,22 +141,41 @@ def of_gradients(plan: Outline, slopes: Mapping[int, Array], kernels: Mapping[st
                 "scaled inputs and targets, smaller initial weights, af.SGD(…, clipnorm=1.0)",
             )  # fmt: skip
             return
-    if len(linear) < 2 or not sizes[-1]:
+    last = [not _followed(plan, step) for step in linear]  # parallel heads are not compared with one another
+    heads = [(size, step) for size, step, is_last in zip(sizes, linear, last, strict=True) if is_last]
+    inner = [(size, step) for size, step, is_last in zip(sizes, linear, last, strict=True) if not is_last]
+    if not heads or not inner or not max(size for size, _ in heads):
         return
-    ratios = [size / sizes[-1] for size in sizes[:-1]]
+    size_of_head, head = max(heads, key=lambda each: each[0])
+    linear = [step for _, step in inner]
+    ratios = [size / size_of_head for size, _ in inner]
     least, most = min(ratios), max(ratios)
     if most > EXPLODED:
         yield Finding(
             linear[ratios.index(most)].name, "exploding gradients", most,
-            f"the derivative that arrives there is {most:.3g} times that of {linear[-1].name}",
+            f"the derivative that arrives there is {most:.3g} times that of {head.name}",
             'kernel_initializer="glorot_uniform", af.BatchNormalization(), af.SGD(…, clipnorm=1.0)',
         )  # fmt: skip
     if 0 < least < VANISHED:
         yield Finding(
             linear[ratios.index(least)].name, "vanishing gradients", least,
-            f"the derivative that arrives there is {least:.3g} times that of {linear[-1].name}",
+            f"the derivative that arrives there is {least:.3g} times that of {head.name}",
             'activation="relu", fewer layers, af.BatchNormalization(), or a skip: af.Concatenate()([h, x])',
         )  # fmt: skip
+
+
+def _followed(plan: Outline, step: Step) -> bool:
+    """Whether another linear layer comes after it, however much later."""
+    seen: set[int] = set()
+    stack = [*step.outputs]
+    while stack:
+        value = stack.pop()
+        for reader in plan.readers(value) if value not in seen else ():
+            if reader.links == DENSE:
+                return True
+            stack.extend(reader.outputs)
+        seen.add(value)
+    return False
 
 
 def of_predictions(name: str, layer: str, predicted: Array, target: Array) -> Iterator[Finding]:

@@ -22,6 +22,7 @@ Array = np.ndarray[Any, Any]
 STEPS = 32
 BATCH_SIZE = 32
 FAR = 30.0  # what "far off" means for a learning rate
+_TINY = 1e-9  # below, no step is seen beside a weight
 WORSE, BETTER, MUCH_BETTER, STILL = 2.0, 0.9, 0.5, 1e-3
 
 
@@ -85,6 +86,11 @@ def of_learning_rate(model: Model, data: Batches, before: float, blind: float) -
     """
     rate = model.require_compiled().learning_rate
     if callable(rate) or not np.isfinite(before) or before <= 0 or data.rows < 2:
+        return
+    if rate < _TINY:
+        yield Finding(
+            "optimizer", "learning rate far too small", float(rate), f"with {rate:.3g} no weight moves", "learning_rate=0.01"
+        )
         return
     rehearsal = Rehearsal(model, data)
     after = rehearsal.loss(1.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import isnan
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ from .layout import Edge
 from .sheet import HEAD, MARGIN, NEURON, VALUE, Node, color_of, edge_of, late_label, place
 
 Array = np.ndarray[Any, Any]
-_NEGATIVE, _ZERO, _POSITIVE = "#1f4fb8", "#f4f4f6", "#c2321f"
+_NEGATIVE, _ZERO, _POSITIVE, _NO_NUMBER = "#1f4fb8", "#f4f4f6", "#c2321f", "#8a8a8a"
 _BYTES = 1_900_000
 _RAISED = 12  # places for a label along links, each a little above the last; higher up, it would seem another column's
 _RIBBON = 46.0  # height of a lane for many late links side by side
@@ -61,7 +62,10 @@ class Numbers:
 
 def shade(value: float, limit: float) -> str:
     """Blue for negative numbers, red for positive ones, the stronger the larger."""
-    share = min(abs(value) / limit, 1.0) ** 0.7
+    share = abs(value) / limit if limit else 0.0
+    if isnan(share):
+        return _NO_NUMBER
+    share = min(share, 1.0) ** 0.7
     return mixed(_ZERO, _POSITIVE if value > 0 else _NEGATIVE, share)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import count as counter
@@ -106,7 +107,8 @@ class Tensor:
 
         What a layer gives may not be looked behind: the layer, and its weights, would be lost from the model.
         """
-        return self.primitive.name == op and self.call is None
+        plain = self.spelling is None or self.spelling.plainly is None
+        return self.primitive.name == op and self.call is None and plain
 
     @property
     def ndim(self) -> int:
@@ -331,9 +333,14 @@ class Tensor:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For pickle: its numbers. How it came about is told by what has no place elsewhere: a graph, and an order in it."""
-        if self.symbolic:
-            return super().__reduce_ex__(2)  # type: ignore[return-value]
-        return self.evaluation.kept(self)
+        if not self.symbolic:
+            return self.evaluation.kept(self)
+        slots = [name for kind in type(self).__mro__ for name in getattr(kind, "__slots__", ()) if name != "__weakref__"]
+        return copyreg.__newobj__, (type(self),), (None, {name: getattr(self, name) for name in slots})  # type: ignore[attr-defined]
+
+    def __copy__(self) -> Tensor:
+        """Itself: it is never changed."""
+        return self
 
     def __deepcopy__(self, memo: Any) -> Tensor:
         """Itself: it is never changed."""
@@ -410,12 +417,13 @@ def _numbers(value: Any) -> Any:
 class Spelling:
     """How a person would write a composed value: softmax(z), rather than the primitives it is made of.
 
-    plainly: computes it from these inputs, where it was computed from what is behind them.
+    plainly: computes it from these inputs, where it was computed from `source`, which is behind the last of them.
     """
 
     name: str
     inputs: tuple[Tensor, ...]
     plainly: Callable[..., Tensor] | None = None
+    source: Tensor | None = None
 
 
 def apply(name: str, *inputs: Tensor, **attributes: Any) -> Tensor:

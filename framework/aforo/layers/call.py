@@ -18,6 +18,7 @@ from ..graph import Tensor, apply, current_layer, tracing, within
 from ..graph.place import is_tracing
 from ..graph.tensor import now
 from ..ops.operands import as_tensor
+from ..settings import takes
 from ..specs import BATCH, FLOATS, TIME, fits, written
 from .context import Context, current
 
@@ -84,6 +85,20 @@ def with_named(layer: Layer, inputs: tuple[Any, ...], named: dict[str, Any]) -> 
         given.append(left.pop(name))
     if left:
         unknown = next(iter(left))
+        own = signature(type(layer).forward).parameters
+        if unknown in names[: len(inputs)]:
+            raise InvalidType(
+                explain(f"layer {layer.name!r} is given {unknown!r} twice.", expected=", ".join(names), fix=f"{unknown} once")
+            )
+        if unknown in own and own[unknown].kind is Parameter.KEYWORD_ONLY:
+            raise InvalidType(
+                explain(
+                    f"layer {layer.name!r} takes {unknown!r} by name only, and models keep inputs by their order.",
+                    expected=f"def forward(self, {', '.join([*names, unknown])})",
+                    received="a parameter after *",
+                    fix=f"{unknown} among the other inputs, or a setting of the layer: self.{unknown}",
+                )
+            )
         options = [p.name for p in signature(type(layer).__call__).parameters.values() if p.kind is p.KEYWORD_ONLY]
         near = nearest(unknown, [*names, *options])
         raise InvalidType(
@@ -100,17 +115,17 @@ def with_named(layer: Layer, inputs: tuple[Any, ...], named: dict[str, Any]) -> 
 
 def _names(forward: Callable[..., Any]) -> list[str]:
     """What a forward calls its inputs."""
-    takes = list(signature(forward).parameters.values())[1:]
-    return [p.name for p in takes if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name != _TOLD]
+    own = list(signature(forward).parameters.values())[1:]
+    return [p.name for p in own if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name != _TOLD]
 
 
 def arity_of(forward: Callable[..., Any]) -> tuple[float, float]:
     """The fewest and the most inputs a forward takes."""
-    takes = signature(forward).parameters
-    if any(p.kind is p.VAR_POSITIONAL for p in takes.values()):
+    own = signature(forward).parameters
+    if any(p.kind is p.VAR_POSITIONAL for p in own.values()):
         return 0, float("inf")
     names = _names(forward)
-    return sum(takes[name].default is Parameter.empty for name in names), len(names)
+    return sum(own[name].default is Parameter.empty for name in names), len(names)
 
 
 def apply_updates(context: Context, outputs: Sequence[Tensor]) -> None:
@@ -121,10 +136,10 @@ def apply_updates(context: Context, outputs: Sequence[Tensor]) -> None:
         devices.write(variable, devices.check_values(variable, value.numpy()), variable.device or devices.CPU)
 
 
-def _as_input(x: Any, takes: str) -> Any:
+def _as_input(x: Any, kind: str) -> Any:
     """An input as tensors: one, or a list or dict of them. Matrices in a list are inputs of their own, rows make one input."""
     several = isinstance(x, Mapping) or (isinstance(x, (list, tuple)) and any(isinstance(each, Tensor) for each in x))
-    if not several and takes != "one" and isinstance(x, (list, tuple)):
+    if not several and kind != "one" and isinstance(x, (list, tuple)):
         several = bool(x) and all(isinstance(each, np.ndarray) and each.ndim > 1 for each in x)
     return mapped(x, as_tensor) if several else as_tensor(x)
 
@@ -229,14 +244,14 @@ def _check_parts(layer: Layer, built: Sequence[Layer]) -> None:
 
 def _build(layer: Layer, shapes: Sequence[Any]) -> None:
     given = shapes[0] if len(shapes) == 1 else shapes
-    takes = signature(layer.build).parameters.values()
-    if sum(p.default is p.empty for p in takes if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)) > 1:
+    if not takes(layer.build, 1):
+        own = ", ".join(p.name for p in signature(layer.build).parameters.values())
         raise InvalidType(
             explain(
                 f"the build of layer {layer.name!r} takes one argument: the shape of its input, or a list of shapes.",
                 expected="def build(self, input_shape)",
-                received=f"def build(self, {', '.join(p.name for p in takes)})",
-                fix=f"def build(self, input_shape): {', '.join(p.name for p in takes)} = input_shape",
+                received=f"def build(self{', ' * bool(own)}{own})",
+                fix=f"def build(self, input_shape){f': {own} = input_shape' if ', ' in own else ''}",
             )
         )
     layer.build(given)
@@ -247,10 +262,9 @@ def building(forward: Callable[..., Any]) -> Callable[..., Any]:
 
     One with a parameter `training` is told whether it runs in a training step.
     """
-    takes = list(signature(forward).parameters.values())[1:]
-    told = next((p for p in takes if p.name == _TOLD), None)
-    place_of_told = takes.index(told) if told is not None and told.kind is not told.KEYWORD_ONLY else None
-    _, most = arity_of(forward)
+    own = list(signature(forward).parameters.values())[1:]
+    told = next((p for p in own if p.name == _TOLD), None)
+    place_of_told = own.index(told) if told is not None and told.kind is not told.KEYWORD_ONLY else None
 
     def run(self: Layer, inputs: tuple[Any, ...], options: dict[str, Any]) -> Any:
         if told is None:
@@ -262,11 +276,14 @@ def building(forward: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(forward)
     def call(self: Layer, *given: Any, **options: Any) -> Any:
-        if told is not None and place_of_told is not None and len(given) > most:  # as super().forward(x, training) has it
+        is_own = type(self).forward is call  # not a forward reached through super()
+        if not is_own and place_of_told is not None and len(given) > place_of_told:  # super().forward(x, training)
             options[_TOLD] = given[place_of_told]
             given = given[:place_of_told] + given[place_of_told + 1 :]
+        while given and given[-1] is None:  # as if it were left out
+            given = given[:-1]
         inputs = tuple(_as_input(x, self.takes) for x in given)
-        if type(self).forward is call:  # not a forward reached through super()
+        if is_own:
             _check_count(self, inputs)
         tensors = [x for each in inputs for x in flattened(each)]
         outer = current_layer()

@@ -23,7 +23,7 @@ class Context:
     penalties  numbers that are added to the loss
     draws      how often each layer has drawn random numbers in this step
     blocks     how many loops over time, the first ones, keep their states every √time steps only
-    loops      how many there were so far
+    loops      an entry for each there was so far
     carrier    who carries states from one time step to the next, where that is not a loop of a layer's own
     """
 
@@ -35,7 +35,7 @@ class Context:
     penalties: list[Tensor] = field(default_factory=list)
     draws: dict[int, int] = field(default_factory=dict)
     blocks: int = 0
-    loops: int = 0
+    loops: list[None] = field(default_factory=list)
     carrier: Carrier | None = None
 
 
@@ -74,6 +74,11 @@ def collecting(context: Context) -> Iterator[Context]:
         yield context
     finally:
         _context.reset(token)
+
+
+def under_way() -> bool:
+    """Whether somebody collects already."""
+    return _context.get() is not None
 
 
 def current() -> Context:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import replace
 from functools import partial
 from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,8 +21,9 @@ from ..settings import flag, refuse_options, strict, title
 from ..specs import Dim, Shape, as_sample, as_shape, written
 from .call import apply_updates, arity_of, building, flattened, with_named
 from .config import checked, plain, recorded
-from .context import Context, collecting, current
+from .context import Context, collecting, current, under_way
 
+_INTERNAL = {"all_sublayers", "arity", "changes", "identify", "identity", "restore", "snapshot", "sublayers"}
 _UNBUILT = "give it input_shape=[…], or call it on data first"
 
 
@@ -79,6 +82,16 @@ class Layer:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        taken = _INTERNAL & vars(cls).keys() if not cls.__module__.startswith("aforo.") else ()
+        for name in sorted(taken):
+            raise InvalidType(
+                explain(
+                    f"{name!r} is something that every layer has, so {cls.__name__} cannot have one of its own.",
+                    expected="another name",
+                    received=f"{cls.__name__}.{name}",
+                    fix=f"own_{name}",
+                )
+            )
         if "__init__" in cls.__dict__ and cls.remembers:
             cls.__init__ = recorded(cls.__dict__["__init__"])  # type: ignore[method-assign]
         if "forward" in cls.__dict__:
@@ -125,6 +138,8 @@ class Layer:
                     fix=f"layer.{name}.assign(values), or layer.{name} -= change",
                 )
             )
+        if isinstance(held, Layer) and held is not value:
+            Layer.changes += 1  # models that hold it look again
         super().__setattr__(name, value)
 
     @property
@@ -139,21 +154,23 @@ class Layer:
 
     def sublayers(self) -> Iterator[Layer]:
         """The layers in its attributes, and in the lists and dicts there, however deep."""
-        yield from _layers_in(vars(self))
+        yield from _layers_in({name: value for name, value in vars(self).items() if name != "made_with"})
 
     def all_sublayers(self) -> Iterator[Layer]:
-        """The layers in it, and those in them."""
-        for layer in self.sublayers():
-            yield layer
-            yield from layer.all_sublayers()
+        """The layers in it, and those in them, each once, in the order in which they are met."""
+        seen = {id(self)}
+        stack = [*self.sublayers()][::-1]
+        while stack:
+            layer = stack.pop()
+            if id(layer) not in seen:
+                seen.add(id(layer))
+                yield layer
+                stack += [*layer.sublayers()][::-1]
 
     @property
     def weights(self) -> list[Parameter]:
         """Every weight once: its own in the order of declaration, then those of its sublayers."""
-        found = {id(weight): weight for weight in self._own}
-        for layer in self.sublayers():
-            found.update({id(weight): weight for weight in layer.weights})
-        return list(found.values())
+        return list({id(weight): weight for layer in (self, *self.all_sublayers()) for weight in layer._own}.values())
 
     @property
     def trainable_weights(self) -> list[Parameter]:
@@ -165,11 +182,11 @@ class Layer:
 
     @trainable.setter
     def trainable(self, value: bool) -> None:
-        self._trainable = flag("trainable", value)
-        for weight in self._own:
-            weight.variable.trainable = self._trainable and weight.variable.trained
-        for layer in self.sublayers():
-            layer.trainable = value
+        chosen = flag("trainable", value)
+        for layer in (self, *self.all_sublayers()):
+            layer._trainable = chosen
+            for weight in layer._own:
+                weight.variable.trainable = chosen and weight.variable.trained
         Layer.changes += 1
 
     def build(self, input_shape: Any) -> None:
@@ -187,6 +204,9 @@ class Layer:
             inputs = with_named(self, inputs, named)
         if training is None:
             return self.forward(*inputs)
+        if under_way():
+            with collecting(replace(current(), training=training)):
+                return self.forward(*inputs)
         with collecting(Context(training=training)) as context:
             out = self.forward(*inputs)
         if not is_tracing():
@@ -247,7 +267,7 @@ class Layer:
 
     def snapshot(self) -> dict[str, Any]:
         """Its attributes, for `restore`."""
-        return {**vars(self), "_own": list(self._own)}
+        return {name: copy(value) if type(value) in (list, dict) else value for name, value in vars(self).items()}
 
     def restore(self, before: dict[str, Any]) -> None:
         """Be what it was before it was built in vain."""
@@ -320,12 +340,12 @@ class Layer:
         return f"<{type(self).__name__} {self.name!r}>"
 
 
-def _layers_in(value: Any) -> Iterator[Layer]:
+def _layers_in(value: Any, within: tuple[int, ...] = ()) -> Iterator[Layer]:
     if isinstance(value, Layer):
         yield value
-    elif isinstance(value, (dict, list, tuple)):
+    elif isinstance(value, (dict, list, tuple)) and id(value) not in within:
         for each in value.values() if isinstance(value, dict) else value:
-            yield from _layers_in(each)
+            yield from _layers_in(each, (*within, id(value)))
 
 
 _RESERVED = {

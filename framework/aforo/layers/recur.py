@@ -25,9 +25,9 @@ class Steps:
         outer = current().carrier
         check_cut(outer, cut)
         context = current()
-        context.loops += outer is None
+        context.loops += [None] * (outer is None)
         # Nothing goes back through a prediction.
-        again = context.training and (recompute or context.loops <= context.blocks)
+        again = context.training and (recompute or len(context.loops) <= context.blocks)
         cut = cut if context.backward else 0
         self.builder = Builder(length, reverse=reverse, cut=cut, recompute=again) if outer is None else None
         self.carrier: Carrier = self.builder or outer  # type: ignore[assignment]

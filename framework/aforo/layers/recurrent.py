@@ -390,7 +390,7 @@ class LSTM(Gated):
         self.unit_forget_bias = flag("unit_forget_bias", unit_forget_bias)
 
     def _first_bias(self, shape: tuple[int, ...], dtype: str, rng: np.random.Generator) -> Any:
-        values = self.bias_initializer(shape, dtype, rng)
+        values = np.array(np.broadcast_to(self.bias_initializer(shape, dtype, rng), shape))
         if self.unit_forget_bias:
             values[self.units : 2 * self.units] = 1
         return values
