@@ -85,6 +85,8 @@ def test_options_that_are_missing_are_named_as_they_are_typed(tmp_path: Path, ca
         (["rnn", "--width", "8"], "--length 100"),
         (["rnn", "--width", "8", "--length", "10,20"], "--length 100,1000 without --width, or one length with it"),
         (["net", "--length", "10"], "leave --length out"),
+        (["net", "--budget", "foo"], "--budget 8GiB"),
+        (["net", "--device", "foo"], "--device cpu; aforo devices says what there is"),
     ):
         assert main(["plan", f"{path}:{options[0]}", *options[1:]]) == 2
         assert capsys.readouterr().err.rstrip().endswith(f"fix: {fix}")

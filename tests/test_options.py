@@ -304,6 +304,9 @@ def test_a_shape_with_none_is_told_both_ways_to_mean_it() -> None:
         (lambda: af.metrics.top_k(n=2), "top_k has no option 'n'"),
         (lambda: compiled().summary(wide=True), "summary has no option 'wide'"),
         (lambda: compiled().set_weights(None), "set_weights takes a list"),
+        (lambda: af.LSTM(3).load_pytorch(np.ones((12, 4))), "load_pytorch needs the weights for the state"),
+        (lambda: af.Dense(3).kernel, "no 'kernel' yet"),
+        (lambda: af.tensor([1.0]).backward(), "a tensor has no 'backward'"),
     ],
 )
 def test_what_is_not_there_is_said(act: Any, says: str) -> None:

@@ -104,6 +104,11 @@ def test_recurrent_layers_with_the_same_weights_equal_those_of_pytorch(kind: str
     fresh = type(layer)(UNITS)
     fresh.dtype = dtype
     fresh.load_pytorch(*(p.detach().numpy() for p in theirs.parameters()))
+    whole = type(fresh)(UNITS)
+    whole.dtype = dtype
+    whole.load_pytorch(theirs)
+    for a, b in zip(fresh.get_weights(), whole.get_weights(), strict=True):
+        assert np.array_equal(a, b)
     for ours, wanted in zip(layer.weights, fresh.weights, strict=True):
         assert_close(ours.numpy(), wanted.numpy(), tolerance)
     assert_close(dense.kernel.numpy(), head.weight.detach().numpy().T, tolerance)

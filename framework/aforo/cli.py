@@ -51,6 +51,9 @@ def _as_typed(text: str) -> str:
         ("leave length out", "leave --length out"),
         ("lengths=[100, 1000] without widths", "--length 100,1000 without --width, or one length with it"),
         ("length=100", "--length 100"),
+        ('budget="8GiB"', "--budget 8GiB"),
+        ('model.to("cpu"); af.devices() says what there is', "--device cpu; aforo devices says what there is"),
+        ('model.draw("net.svg")', "--out net.svg"),
     ):
         if fix == option:
             fix = typed

@@ -25,6 +25,10 @@ class InvalidState(Error, RuntimeError):
     """A call that needs something that is not there: a device, a compiled model, data."""
 
 
+class Missing(Error, AttributeError):
+    """A method or an attribute that is not there."""
+
+
 def explain(happened: str, *, expected: object = None, received: object = None, fix: str | None = None) -> str:
     """The text of an error, in the order in which a reader needs it."""
     lines = [happened]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import count as counter
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Protocol
 
-from ..errors import InvalidType, InvalidValue, explain
+from ..errors import InvalidType, InvalidValue, Missing, explain
 from ..specs import FLOATS, Shape, written
 from .place import Place, current_layer, here, is_tracing
 from .primitive import PRIMITIVES, Primitive
@@ -379,7 +379,7 @@ class Tensor:
                 raise AttributeError(name)
             known = _ELSEWHERE.get(name) or (f"af.ops.{name}(t)" if name in self.operations.names() else "")
             fix = known or "t.numpy() is an array, with all that arrays have"
-            raise AttributeError(explain(f"a tensor has no {name!r}.", fix=fix), name=name, obj=self)
+            raise Missing(explain(f"a tensor has no {name!r}.", fix=fix), name=name, obj=self)
 
 
 _ELSEWHERE = {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import device as devices
 from .. import initializers
-from ..errors import InvalidState, InvalidType, InvalidValue, explain, nearest
+from ..errors import InvalidState, InvalidType, InvalidValue, Missing, explain, nearest
 from ..graph import PARAMETERS, Tensor, Variable, current_layer
 from ..graph.place import is_tracing
 from ..parameter import Parameter
@@ -116,7 +116,7 @@ class Layer:
             near = nearest(name, [each for each in dir(type(self)) if not each.startswith("_")])
             waits = not self.built and near is None
             what = f"layer {self.name!r} has no {name!r}" + " yet: its weights depend on its input" * waits
-            raise AttributeError(explain(f"{what}.", fix=_UNBUILT if waits else near), name=name, obj=self)
+            raise Missing(explain(f"{what}.", fix=_UNBUILT if waits else near), name=name, obj=self)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _RESERVED:

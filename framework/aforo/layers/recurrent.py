@@ -11,7 +11,7 @@ from .. import initializers, ops
 from ..errors import InvalidType, InvalidValue, explain
 from ..graph import Tensor
 from ..ops.operands import as_tensor
-from ..settings import flag, whole
+from ..settings import flag, strict, whole
 from ..specs import FLOATS, written
 from .activation import Function, get
 from .call import revertible, with_named
@@ -233,12 +233,26 @@ class Recurrent(Layer):
         """The states after a step, from x W + B and h U by gate (gates, batch, units), and the states before it."""
         raise NotImplementedError
 
-    def load_pytorch(self, weight_ih: Any, weight_hh: Any, bias_ih: Any = None, bias_hh: Any = None) -> None:
+    @strict
+    def load_pytorch(self, weight_ih: Any, weight_hh: Any = None, bias_ih: Any = None, bias_hh: Any = None) -> None:
         """Take the weights of PyTorch's layer of the same kind: weight_ih_l0, weight_hh_l0, bias_ih_l0, bias_hh_l0.
 
-        Arrays, or PyTorch's own parameters. Theirs are (gates · units, d): each is transposed, and the gates are put in this
-        layer's order. Nothing changes unless all of them fit.
+        Arrays, or PyTorch's own parameters; or that layer itself, of which the first level is taken. Theirs are
+        (gates · units, d): each is transposed, and the gates are put in this layer's order. Nothing changes unless all of
+        them fit.
         """
+        if hasattr(weight_ih, "weight_ih_l0"):
+            names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+            weight_ih, weight_hh, bias_ih, bias_hh = (getattr(weight_ih, name, None) for name in names)
+        if weight_hh is None:
+            raise InvalidType(
+                explain(
+                    "load_pytorch needs the weights for the state, too.",
+                    expected="weight_ih, weight_hh, and bias_ih and bias_hh of a layer with biases",
+                    received="weight_ih alone",
+                    fix="layer.load_pytorch(torch_layer)",
+                )
+            )
         width = self.gates * self.units
         if (bias_ih is None) != (bias_hh is None) or (bias_ih is None) == self.use_bias:
             raise InvalidValue(
