@@ -32,7 +32,7 @@ FLOORS: list[list[str]] = [
     ["aforo.evaluate"],
     ["aforo.layers", "aforo.losses", "aforo.metrics", "aforo.confusion", "aforo.optimizers"],
     ["aforo.heads"],
-    ["aforo.checks", "aforo.steps"],
+    ["aforo.checks", "aforo.targets", "aforo.steps"],
     ["aforo.recurrence"],
     ["aforo.topology"],
     ["aforo.network"],

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .checks import as_array, as_inputs, as_targets, check_finite, check_same_rows, sample_weights, sequence_length
+from .checks import as_array, as_inputs, check_finite, check_same_rows, sequence_length
 from .errors import InvalidValue, explain
 from .graph import BATCH as BATCH_ROLE
 from .graph import Variable
 from .losses import ANY
 from .specs import BATCH, INTEGERS, TIME, Shape, fits, written
 from .steps import EVALUATION
+from .targets import as_targets, sample_weights
 
 if TYPE_CHECKING:
     from .model import Model
