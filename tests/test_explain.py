@@ -416,3 +416,12 @@ def test_mistakes_are_explained_and_nothing_changes() -> None:
         two_layers().explain(x, y)
     for a, b in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("name", ["W1", "B1", "y", "E"])
+def test_an_input_that_is_called_like_something_else_gets_a_number(name: str) -> None:
+    inputs = af.Input([3], name=name)
+    model = af.Model(inputs, af.Dense(2, "tanh")(inputs))
+    model.compile("mse")
+    text = str(model.explain(np.ones((2, 3)), np.ones((2, 2))))
+    assert f"t1 = {name}_2·W1 + B1" in text and f"δE/δW1 = {name}_2ᵀ·δ1" in text and "E = mse(y, N)" in text

@@ -159,7 +159,9 @@ class _Builder:
         self.values: list[Value] = []
         self.steps: list[Step] = []
         self.where: dict[int, int] = {}  # the value a tensor stands for, by the tensor's identity
-        self.names: Counter[str] = Counter()
+        # The target, the error and the weights have these names; an input that is called so gets a number.
+        letters = [f"{letter}{number}" for number in self.numbers.values() for letter in "WB"]
+        self.names: Counter[str] = Counter(["y", "E", *letters])
         self.feedbacks: list[Feedback] = []
         self.output_names: dict[int, str] = {}
 
