@@ -240,3 +240,15 @@ def test_copies_of_tensors_are_the_tensors() -> None:
         assert np.array_equal(af.grad(af.ops.sum(copied), t).numpy(), [2.0, 4.0])
     h = af.Dense(3)(af.Input([4]))
     assert copy.copy(h) is h
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("size", [5.0, 20.0, 40.0, 800.0])
+def test_the_gradient_of_logits_is_exact_where_probabilities_underflow(size: float, dtype: str) -> None:
+    """Also of logits that are a tensor of the user's own."""
+    x = af.tensor(np.array([[size, 0.0, -size]]), dtype)
+    e = np.exp(np.array([0.0, -size, -2 * size]))
+    expected = e / e.sum() - [0.0, 1.0, 0.0]
+    for z in (x, x * 1.0 + 0.0):
+        loss = af.losses.sparse_categorical_crossentropy(np.array([1]), af.ops.softmax(z))
+        np.testing.assert_allclose(af.grad(loss, x).numpy()[0], expected, rtol=1e-5, atol=1e-7)

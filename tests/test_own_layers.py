@@ -63,11 +63,15 @@ class Parent(af.Layer):
         return self.child(self.dense(x))
 
 
-def test_layers_that_know_one_another_are_counted_once() -> None:
+def test_layers_that_know_one_another_are_counted_once(tmp_path: Path) -> None:
     model = af.Sequential([af.Input([4]), Parent(), af.Dense(2)])
     assert model.count_params() == 4 * 4 + 4 + 4 * 2 + 2
     model.layers[0].trainable = False
     assert len(model.trainable_weights) == 2
+    model.save_weights(tmp_path / "weights.safetensors")
+    again = af.Sequential([af.Input([4]), Parent(), af.Dense(2)])
+    again.load_weights(tmp_path / "weights.safetensors")
+    assert np.array_equal(again.predict(X), model.predict(X))
 
 
 class Grows(af.Layer):
@@ -239,6 +243,22 @@ def test_averages_follow_the_batches_of_a_loop_by_hand() -> None:
     model(X)
     model(X, training=False)
     assert all(np.array_equal(a, b) for a, b in zip(before, model.layers[0].get_weights(), strict=True))
+
+
+class Insists(af.Layer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = af.BatchNormalization()
+
+    def forward(self, x: Any) -> Any:
+        return self.inner(x, training=True)
+
+
+def test_statistics_of_a_batch_by_hand_in_what_is_built_just_then() -> None:
+    stack = af.Sequential([af.BatchNormalization(momentum=0.0)])
+    stack(X, training=True)
+    assert_close(stack.layers[0].moving_mean.numpy(), X.mean(0), 1e-5)
+    assert_close(Insists()(X).numpy().mean(0) + 1, np.ones(4), 1e-6)
 
 
 # --- mistakes ---------------------------------------------------------------------------------------------------------

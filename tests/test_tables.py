@@ -176,7 +176,7 @@ def test_a_delimiter_is_one_character(tmp_path: Path, delimiter: Any) -> None:
 
 
 def test_lines_that_end_with_a_delimiter_have_no_column_more(tmp_path: Path) -> None:
-    for text in ("a,y,\n1,2,\n3,4,\n", "a,y,\n1,2\n3,4\n"):
+    for text in ("a,y,\n1,2,\n3,4,\n", "a,y,\n1,2\n3,4\n", "a,y,,\n1,2,,\n3,4,,\n"):
         x, y = af.datasets.load_csv(saved(tmp_path / "t.csv", text), targets="y")
         assert x.tolist() == [[1], [3]] and y.tolist() == [[2], [4]]
     with pytest.raises(af.Error):
@@ -189,6 +189,7 @@ def test_lines_that_end_with_a_delimiter_have_no_column_more(tmp_path: Path) -> 
         ("a,y\n1,0\n2,1\n3,\n", {"one_hot": True, "missing": "mean"}, r"class in column 'y' is missing in line 4(.|\n)*drop"),
         ("a;y\n1.234,5;2,5\n2.000,0;3\n", {"decimal": ","}, r"without separators of thousands: 1234,5"),
         ('a,y\n"1,234.5",2\n3,4\n', {}, r"without separators of thousands: 1234.5"),
+        ("a;y\n1'234;2\n2;3\n", {}, r"without separators of thousands: 1234"),
         ("a;y\n1,5;2\n2;3\n", {}, r'fix: load_csv\(…, decimal=","\)'),
         ('a,y\n"1,2\n' + "3,4\n" * 60_000, {}, r"is no table(.|\n)*not closed"),
         ("a,y\n1e39,2\n3,4\n", {}, r"'a' holds a number in line 2 that float32 cannot(.|\n)*1e39"),

@@ -299,7 +299,9 @@ def _gradients(of: Tensor, wanted: Sequence[Tensor]) -> list[Tensor]:
     behind: set[int] = set()
     for node in nodes:
         if node.spelling is not None and node.spelling.source is not None:
-            behind |= {id(x) for x in ancestors(node.spelling.inputs[-1:])} - {id(x) for x in ancestors([node.spelling.source])}
+            # Leaves are never in front of the logits.
+            made = {id(x) for x in ancestors(node.spelling.inputs[-1:]) if x.op != "variable"}
+            behind |= made - {id(x) for x in ancestors([node.spelling.source])}
     if not any(id(w) in behind for w in wanted):
         return gradient(of, wanted)
     plain = _written_out(of, nodes)

@@ -12,6 +12,7 @@ from .graph import BATCH as BATCH_ROLE
 from .graph import Tensor, Variable, leaf, tracing
 from .layers.call import Call, revertible
 from .layers.config import checked
+from .layers.context import Context, collecting
 from .layers.layer import Layer
 from .model import Model
 from .recurrence import Cycle
@@ -137,7 +138,7 @@ class Sequential(Model):
         if not self.trainable:
             layer.trainable = False
         if self._stages:
-            with tracing():
+            with tracing(), collecting(Context()):
                 self._stages.append(_single(layer, layer.forward(self._stages[-1])))
         layer.is_named = True
         self._stack.append(layer)
@@ -224,7 +225,7 @@ class Sequential(Model):
                     fix="model.build((None, d_in))",
                 )
             )
-        with revertible(self), tracing():
+        with revertible(self), tracing(), collecting(Context()):
             sizes = as_sample(input_shape[1:], "input_shape")
             self._set_input(sizes, getattr(self._stack[0], "input_dtype", self.dtype))
             for layer in self._stack:

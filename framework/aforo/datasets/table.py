@@ -16,6 +16,7 @@ from ..errors import InvalidType, InvalidValue, explain, unknown_name
 from ..settings import strict
 
 Array = np.ndarray[Any, Any]
+_THOUSANDS = r"[.,'’ ](?=\d{3})"
 _MISSING = {"", "na", "n/a", "nan", "null", "none", "?"}
 
 
@@ -147,8 +148,8 @@ def _read(path: str | PathLike[str], delimiter: str | None, encoding: str) -> tu
         names = [name.strip() for name in next(csv.reader([first], delimiter=delimiter), [])]
         reader = csv.reader(file, delimiter=delimiter)
         lines = [(reader.line_num + 1, [cell.strip() for cell in row]) for row in reader if any(cell.strip() for cell in row)]
-    if names and not names[-1] and all(len(cells) <= len(names) and not any(cells[len(names) - 1 :]) for _, cells in lines):
-        names = names[:-1]  # spreadsheets end lines with a delimiter
+    while names and not names[-1] and all(len(cells) <= len(names) and not any(cells[len(names) - 1 :]) for _, cells in lines):
+        names = names[:-1]  # spreadsheets end lines with delimiters
         lines = [(number, cells[: len(names)]) for number, cells in lines]
     if not names or not any(names):
         raise InvalidValue(explain(f"{fspath(path)} has no line of column names.", expected="e.g. study,age,mark"))
@@ -176,7 +177,7 @@ def _separators(cell: str, decimal: str) -> str:
     if decimal != "," and comma and whole.lstrip("+-").isdigit() and rest.isdigit():
         return 'load_csv(…, decimal=",")'
     if re.fullmatch(r"[+-]?\d{1,3}([.,'’ ]\d{3})+([.,]\d+)?", cell):
-        return f"numbers without separators of thousands: {re.sub(r'[.,’ ](?=[0-9]{3})', '', cell)}"
+        return f"numbers without separators of thousands: {re.sub(_THOUSANDS, '', cell)}"
     return ""
 
 

@@ -22,11 +22,12 @@ from .describe import Writer, kind_of
 from .remake import Reader, check_custom
 
 
-def _named(layer: Layer, prefix: str) -> dict[int, str]:
-    """A name for each weight of a layer, those of the layers in it included."""
+def _named(layer: Layer, prefix: str, around: tuple[Layer, ...] = ()) -> dict[int, str]:
+    """A name for each weight of a layer, those of the layers in it included. around: what it is in, and may know."""
     found: dict[int, str] = {}
     for each in layer.sublayers():
-        found = {**_named(each, f"{prefix}{each.name}/"), **found}
+        if each not in (*around, layer):
+            found = {**_named(each, f"{prefix}{each.name}/", (*around, layer)), **found}
     return found | {id(weight): prefix + weight.name for weight in layer.weights if id(weight) not in found}
 
 

@@ -209,7 +209,7 @@ class Layer:
                 return self.forward(*inputs)
         with collecting(Context(training=training)) as context:
             out = self.forward(*inputs)
-        if not is_tracing():
+        if not is_tracing() and not current_layer():
             apply_updates(context, flattened(out))
         return out
 

@@ -81,9 +81,10 @@ def _weight_names(model: Model) -> dict[Any, str]:
     """layer/weight for every weight, with all layers on the way where they nest; that of the first layer that holds it."""
     names: dict[Any, str] = {}
 
-    def visit(layer: Layer, path: str) -> None:
+    def visit(layer: Layer, path: str, around: tuple[Layer, ...] = ()) -> None:
         for each in layer.sublayers():
-            visit(each, f"{path}{each.name}/")
+            if each not in (*around, layer):
+                visit(each, f"{path}{each.name}/", (*around, layer))
         for weight in layer.weights:
             names.setdefault(weight.variable, path + weight.name)
 
