@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import wraps
+from functools import lru_cache, wraps
 from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any
 
@@ -242,9 +242,14 @@ def _check_parts(layer: Layer, built: Sequence[Layer]) -> None:
             )
 
 
+@lru_cache(256)
+def _takes_a_shape(build: Callable[..., Any]) -> bool:
+    return takes(build, 2)  # the layer, and the shape
+
+
 def _build(layer: Layer, shapes: Sequence[Any]) -> None:
     given = shapes[0] if len(shapes) == 1 else shapes
-    if not takes(layer.build, 1):
+    if not _takes_a_shape(type(layer).build):
         own = ", ".join(p.name for p in signature(layer.build).parameters.values())
         raise InvalidType(
             explain(

@@ -154,7 +154,9 @@ class Layer:
 
     def sublayers(self) -> Iterator[Layer]:
         """The layers in its attributes, and in the lists and dicts there, however deep."""
-        yield from _layers_in({name: value for name, value in vars(self).items() if name != "made_with"})
+        for name, value in vars(self).items():
+            if isinstance(value, (Layer, dict, list, tuple)) and name != "made_with":
+                yield from _layers_in(value)
 
     def all_sublayers(self) -> Iterator[Layer]:
         """The layers in it, and those in them, each once, in the order in which they are met."""
