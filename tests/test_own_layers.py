@@ -106,6 +106,29 @@ def test_a_layer_that_was_exchanged_is_seen() -> None:
     model.fit(X, Y, verbose=0)
 
 
+class Listed(af.Layer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = [af.Dense(4)]
+
+    def forward(self, x: Any) -> Any:
+        return self.inner[0](x)
+
+
+def test_a_layer_that_was_exchanged_in_a_list_is_seen_by_the_next_fit_and_evaluation() -> None:
+    model = af.Sequential([af.Input([4]), Listed(), af.Dense(1)])
+    model.compile("mse")
+    model.fit(X, Y, verbose=0)
+    loss, old = model.evaluate(X, Y), model.layers[0].inner[0]
+    kernel = old.kernel.numpy()
+    model.layers[0].inner[0] = af.Dense(4)
+    assert model.evaluate(X, Y) != loss and len(model.weights) == 4
+    model.layers[0].inner[0] = af.Dense(4)
+    model.fit(X, Y, verbose=0)
+    assert np.array_equal(old.kernel.numpy(), kernel), "the layer that is gone was trained"
+    assert model.layers[0].inner[0].built and len(model.get_weights()) == 4
+
+
 # --- what a forward is given ------------------------------------------------------------------------------------------
 
 

@@ -179,6 +179,10 @@ class Compiled(Network):
             self._seen_layers = self._signature()
         return self._graphs[key]
 
+    def look_again(self) -> None:
+        """Compare the layers with those its graphs are made of when next asked for one, whether or not any said it changed."""
+        self._seen_changes = -1
+
     def _follow_changes(self) -> None:
         """Derive everything again if a layer was frozen, thawed or given other layers."""
         if self._seen_changes != Layer.changes:

@@ -134,6 +134,7 @@ def evaluate(model: Model, x: Any, y: Any, batch_size: int, verbose: Any, sample
     with model.lock, model.aside():
         shown = level(verbose)
         whole("batch_size", batch_size, 1)
+        model.look_again()
         with revertible():
             batches = prepare(model, x, y, sample_weight)
             model.graph(EVALUATION, batches.weighted)
@@ -245,6 +246,7 @@ def fit(
 ) -> History:
     with model.lock:
         model.require_free("fit")
+        model.look_again()
         epochs = whole("epochs", epochs, 1)
         batch_size = whole("batch_size", batch_size, 1)
         initial_epoch = whole("initial_epoch", initial_epoch, 0)
