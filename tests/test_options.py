@@ -254,8 +254,9 @@ def test_dicts_and_generators_where_an_array_is_due() -> None:
     scope = {"np": np, "x": rows}
     exec(fix, scope)
     assert compiled().predict(scope["x"]).shape == (3, 2)
-    fix = fix_of(lambda: compiled().fit(x, {"a": y[:, 0], "b": y[:, 1]}, verbose=0), "a dict of a, b|no output named|y")
-    assert fix
+    weights = {"sample_weight": {"a": np.ones(3), "b": np.ones(3)}, "verbose": 0}
+    fix = fix_of(lambda: compiled().fit(x, y, **weights), "sample_weight is no array(.|\n)*a dict of a, b")
+    assert eval(fix, {"np": np, **weights}).shape == (3, 2)
 
 
 def test_a_loss_for_every_output_is_written_out() -> None:

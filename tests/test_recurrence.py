@@ -482,6 +482,34 @@ def test_a_weight_for_each_time_step_leaves_out_what_was_padded(loss: str) -> No
     assert_close(model.evaluate(given, y, sample_weight=weight[:, 0]), for_samples, 1e-12)
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+def test_weights_for_samples_and_for_time_steps_may_meet_in_one_fit(swapped: bool) -> None:
+    """A weight of a sample is that of all its steps."""
+    x, y = data(20, 5, 3), data(20, 5, 1, seed=1)
+    by_sample = np.arange(1.0, 21.0)
+    by_step = np.repeat(by_sample[:, None], 5, 1)
+    found = []
+    for one, other in ((by_step, by_step), (by_step, by_sample) if swapped else (by_sample, by_step)):
+        af.set_seed(1)
+        model = af.Sequential([af.GRU(4, return_sequences=True, input_shape=[None, 3]), af.Dense(1)], dtype="float64")
+        model.compile("mse", af.SGD(0.01))
+        held_out = x[10:], y[10:], other[10:]
+        options = {"epochs": 3, "batch_size": 8, "seed": 1, "verbose": 0, "validation_data": held_out}
+        found.append(model.fit(x[:10], y[:10], sample_weight=one[:10], **options).history)
+    for name in ("loss", "val_loss"):
+        assert_close(found[0][name], found[1][name], 1e-12)
+
+
+def test_targets_to_validate_with_have_the_shape_of_those_to_train_with() -> None:
+    x = data(8, 3, 3)[:, 0]
+    model = af.Sequential([af.Dense(1, input_shape=[3])], dtype="float64")
+    model.compile(lambda y, given: af.ops.square(af.ops.mean(y, -1) - given[:, 0]), "sgd")
+    with pytest.raises(af.Error, match=r"targets to validate with(.|\n)*shape \(n, 2\)(.|\n)*\(8, 3\)"):
+        model.fit(x, np.ones((8, 2)), validation_data=(x, np.ones((8, 3))), verbose=0)
+    before = model.fit(x, np.ones((8, 2)), validation_data=(x, np.ones((8, 2))), shuffle=False, verbose=0).history
+    assert np.isfinite(before["val_loss"]).all()
+
+
 @pytest.mark.parametrize(
     "make", [lambda **o: af.LSTM(4, return_sequences=True, **o), lambda **o: af.GRU(4, return_sequences=True, **o)]
 )

@@ -95,6 +95,37 @@ def prepare(
     return Batches(columns, rows, weights is not None, time)
 
 
+def aligned(model: Model, batches: Batches, validation: Batches | None) -> tuple[Batches, Batches | None]:
+    """Data to train with and to validate with, for the same batch slots.
+
+    Weights for samples become weights for time steps where the others are. Raises if their targets differ in shape.
+    """
+    if validation is None:
+        return batches, None
+    parts = batches, validation
+    if any(part.weighted and part.columns[-1][1].ndim == 2 for part in parts):
+        model.set_sample_weight((BATCH, TIME))
+    for part in parts:
+        if part.weighted:
+            assert model.sample_weight is not None
+            weights = part.columns[-1][1]
+            if weights.ndim < len(model.sample_weight.shape):
+                weights = np.repeat(weights[:, None], part.time, 1)
+            part.columns[-1] = model.sample_weight, weights
+    slots = [*model.inputs, *(head.target for head in model.heads), model.sample_weight]
+    for (slot, values), (_, others) in zip(batches.columns, validation.columns, strict=False):
+        if slot not in slots:  # the validation's took its place
+            raise InvalidValue(
+                explain(
+                    "the targets to validate with have another shape than those to train with.",
+                    expected=f"shape (n, {', '.join(map(str, values.shape[1:]))})",
+                    received=written(others.shape),
+                    fix="validation_data=(x_val, y_val), with y_val made as y is",
+                )
+            )
+    return batches, validation
+
+
 def _check_steps(model: Model, columns: Sequence[tuple[Variable, Array]], shape: Shape, y: Array, name: str) -> None:
     """Refuse targets for each step where the head gives one for each sequence, and the other way round."""
     recurrent = [each for layer in model.layers for each in (layer, *layer.all_sublayers()) if each.any_length]

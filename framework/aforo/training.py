@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import device as devices
-from .batches import Batches, checked_inputs, prepare
+from .batches import Batches, aligned, checked_inputs, prepare
 from .callbacks import Callback, LazyLogs
 from .checks import sequence_length
 from .errors import InvalidType, InvalidValue, explain
@@ -260,7 +260,9 @@ def fit(
             held_out = None  # what classes count for is for training alone
             if class_weight is not None and validation_data is None and validation_split:
                 held_out = prepare(model, x, y, sample_weight)
-            batches, validation = _split(model, batches, held_out or batches, validation_split, validation_data)
+            batches, validation = aligned(
+                model, *_split(model, batches, held_out or batches, validation_split, validation_data)
+            )
             model.graph(TRAINING, batches.weighted)
             run = _Fit(model, batches.converted(), validation and validation.converted(), batch_size, budget, shown)
         if seed is None:  # two fits in a row shuffle differently

@@ -332,7 +332,7 @@ class Tensor:
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """For pickle: its numbers. How it came about is told by what has no place elsewhere: a graph, and an order in it."""
+        """For pickle: its numbers alone, since the order of a graph's nodes means nothing in another process."""
         if not self.symbolic:
             return self.evaluation.kept(self)
         slots = [name for kind in type(self).__mro__ for name in getattr(kind, "__slots__", ()) if name != "__weakref__"]
